@@ -1,1 +1,21 @@
-//! preempt
+//! Interrupt a running thread at any instruction, and hold interrupts back where it must not happen.
+//!
+//! This is the delivery half of [unyield](https://docs.rs/unyield): it knows threads, vectors and frames, and nothing of fibers.
+//! The path of an interrupt: [`Receiver::post`] → `upid` → [`backend::signal`] → `arch::inject` → `arch::stub` → [`vector`] → the
+//! handler that was installed with [`Receiver::on_vector`] → back through the stub.
+
+#[macro_use]
+pub mod arch;
+pub mod backend;
+pub mod foreign;
+pub mod frame;
+pub mod gate;
+pub mod probe;
+pub mod receiver;
+pub mod tick;
+mod upid;
+pub mod vector;
+
+pub use frame::{Frame, Syscall};
+pub use gate::{CriticalSection, critical, mask, unmask};
+pub use receiver::Receiver;

@@ -1,0 +1,218 @@
+//! The signal backend: a signal becomes a user-interrupt frame.
+//!
+//! The handler runs on the receiver's alternate stack with all signals blocked, decides, rewrites the saved context and returns at
+//! once. It never switches, so no signal frame, mask or alternate stack of ours ever migrates.
+
+use crate::arch::{inject, xstate};
+use crate::gate::gate;
+use crate::receiver::{Receiver, bump};
+use core::arch::naked_asm;
+use core::ptr::{null, null_mut};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicPtr, compiler_fence};
+use std::io;
+use std::sync::Mutex;
+
+/// The signal used unless another is asked for: ignored by default, unused by most programs, and what Go uses for the same purpose.
+pub const DEFAULT_SIGNAL: i32 = libc::SIGURG;
+
+/// Test support: the next injected frame starts with the trap flag set, so that every instruction from the stub on traps.
+#[cfg(feature = "single-step")]
+pub static SINGLE_STEP: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
+
+const SIGNALS: usize = 65;
+/// What handled the signal before us, per signal; leaked boxes, written once under `INSTALL`, read by the handler.
+static PREVIOUS: [AtomicPtr<libc::sigaction>; SIGNALS] = [const { AtomicPtr::new(null_mut()) }; SIGNALS];
+static INSTALL: Mutex<()> = Mutex::new(());
+
+/// Installs the handler for `signal`, once; what was there before still gets every such signal that is not ours.
+///
+/// # Errors
+/// `InvalidInput` for a signal that cannot be caught, that reports a fault, or that libc keeps for itself; otherwise what `sigaction` says.
+pub fn install(signal: i32) -> io::Result<()> {
+    let unusable = [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT, 32, 33, 34];
+    if !(1..SIGNALS as i32).contains(&signal) || unusable.contains(&signal) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this signal cannot carry interrupts"));
+    }
+    let _guard = INSTALL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if !PREVIOUS[signal as usize].load(Acquire).is_null() {
+        return Ok(());
+    }
+    xstate::init();
+    // SAFETY: plain sigaction calls on zeroed structures; the handler has the three-argument signature that SA_SIGINFO says.
+    unsafe {
+        let mut previous: libc::sigaction = core::mem::zeroed();
+        if libc::sigaction(signal, null(), &mut previous) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // Published first: the handler may run as soon as it is installed.
+        let boxed = Box::into_raw(Box::new(previous));
+        PREVIOUS[signal as usize].store(boxed, Release);
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = entry as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+        libc::sigfillset(&mut action.sa_mask);
+        if libc::sigaction(signal, &action, null_mut()) != 0 {
+            let error = io::Error::last_os_error();
+            PREVIOUS[signal as usize].store(null_mut(), Release);
+            drop(Box::from_raw(boxed));
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// True if `signal` still arrives at our handler (somebody may have replaced it). Any thread.
+pub fn is_installed(signal: i32) -> bool {
+    // SAFETY: only reads the current action.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        libc::sigaction(signal, null(), &mut action) == 0 && action.sa_sigaction == entry as *const () as usize
+    }
+}
+
+/// Unblocks `signal` for the calling thread.
+pub(crate) fn unblock(signal: i32) {
+    // SAFETY: plain libc calls on a local set.
+    unsafe {
+        let mut set: libc::sigset_t = core::mem::zeroed();
+        libc::sigaddset(&mut set, signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, null_mut());
+    }
+}
+
+/// Sends the notification. Any thread; a bare system call.
+pub(crate) fn notify(receiver: &Receiver) {
+    let (tid, signal) = (receiver.tid(), receiver.signal());
+    if tid != 0 {
+        // SAFETY: signals a thread of this process; a thread that has ended gives ESRCH. The raw getpid survives forks and ghost identities.
+        unsafe {
+            let errno = libc::__errno_location();
+            let saved = *errno;
+            libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal);
+            *errno = saved;
+        }
+    }
+}
+
+/// The kernel does not clear AC on signal entry: compiled code with unaligned accesses would trap.
+#[unsafe(naked)]
+unsafe extern "C" fn entry(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    naked_asm!(
+        "sub rsp, 8",
+        "pushfq",
+        "and dword ptr [rsp], ~0x40000",
+        "popfq",
+        "call {handler}",
+        "add rsp, 8",
+        "ret",
+        handler = sym handler,
+    )
+}
+
+unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let receiver = gate().receiver();
+    let mut ours = false;
+    if !receiver.is_null() {
+        // SAFETY: a gate names a live receiver, and we run on its thread: a switch to another worker cannot happen under a signal handler.
+        let receiver = unsafe { &*receiver };
+        bump(&receiver.counters.interrupts);
+        ours = receiver.upid.acknowledge(); // before PIR is read: a later sender signals again
+        // SAFETY: `context` is this handler's.
+        unsafe { deliver(receiver, context.cast()) }
+    }
+    // SAFETY: the kernel gave us a siginfo; for SI_TKILL the pid field is filled.
+    unsafe {
+        let from_us = (*info).si_code == libc::SI_TKILL && (*info).si_pid() == libc::getpid();
+        if !(ours && from_us) {
+            chain(signal, info, context);
+        }
+    }
+}
+
+/// Decides about one notification and rewrites the context if it is to be taken now.
+unsafe fn deliver(receiver: &Receiver, context: *mut libc::ucontext_t) {
+    let gate = gate();
+    // SAFETY: `context` is the running handler's.
+    let registers = unsafe { inject::registers(context) };
+    if gate.depth() != 0 {
+        gate.pending.store(1, Relaxed);
+        bump(&receiver.counters.deferred);
+        return;
+    }
+    // SAFETY: as above.
+    if unsafe { inject::finish(registers) } {
+        bump(&receiver.counters.completed);
+    }
+    let pending = receiver.upid.pending();
+    let wanted = match receiver.filter {
+        // SAFETY: the filter is async-signal-safe by the contract of `set_filter`.
+        Some(filter) => unsafe { filter(receiver, pending) },
+        None => pending,
+    };
+    if wanted != pending {
+        receiver.upid.clear(pending & !wanted);
+    }
+    if wanted == 0 {
+        bump(&receiver.counters.stale);
+        return;
+    }
+    let (lo, hi) = (gate.lo.load(Relaxed), gate.hi.load(Relaxed));
+    if lo > hi {
+        gate.requested.store(1, Relaxed); // identities are shared: to be acted on at a checkpoint
+        return;
+    }
+    // Refusals of this kind leave the request in PIR and set no hint: the next tick tries again.
+    if !(lo..=hi).contains(&inject::stack_pointer(registers)) {
+        bump(&receiver.counters.misplaced);
+        return;
+    }
+    // Another mask than the worker's own: inside a foreign handler on the fiber's stack, in libc's block-all sections, between two pthread_sigmask calls.
+    // SAFETY: the kernel's signal mask is the first eight bytes of uc_sigmask.
+    let mask = unsafe { *(&raw const (*context).uc_sigmask).cast::<u64>() };
+    if mask != receiver.base_mask() && !cfg!(unyield_mutant = "no_mask_check") {
+        bump(&receiver.counters.foreign_mask);
+        return;
+    }
+    // SAFETY: as above.
+    if unsafe { inject::tiles_in_use(context) } {
+        bump(&receiver.counters.misplaced);
+        return;
+    }
+    gate.depth.store(1, Relaxed);
+    compiler_fence(SeqCst);
+    // SAFETY: the bounds include the room that a frame needs, and the gate is closed.
+    unsafe { inject::inject(registers) }
+}
+
+/// Hands a signal that is not ours to whoever handled it before us.
+unsafe fn chain(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let previous = PREVIOUS[signal as usize].load(Acquire);
+    if previous.is_null() {
+        return;
+    }
+    // SAFETY: leaked at installation, never changed after.
+    let previous = unsafe { &*previous };
+    match previous.sa_sigaction {
+        libc::SIG_IGN => {}
+        libc::SIG_DFL if [libc::SIGURG, libc::SIGCHLD, libc::SIGWINCH, libc::SIGCONT].contains(&signal) => {}
+        // SAFETY: restores the default action and sends the signal again; it acts when this handler returns.
+        libc::SIG_DFL => unsafe {
+            libc::sigaction(signal, previous, null_mut());
+            libc::raise(signal);
+        },
+        address if previous.sa_flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: SA_SIGINFO says that the address is such a function.
+            let handler: unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) =
+                unsafe { core::mem::transmute(address) };
+            // SAFETY: called as the kernel would.
+            unsafe { handler(signal, info, context) }
+        }
+        address => {
+            // SAFETY: without SA_SIGINFO the address is a function of one argument.
+            let handler: unsafe extern "C" fn(i32) = unsafe { core::mem::transmute(address) };
+            // SAFETY: called as the kernel would.
+            unsafe { handler(signal) }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The gate: the few words of thread-local storage through which critical sections, the entry stub and the signal handler meet.
+//!
+//! Every fiber is a thread to libc, so it has its own gate; so has a worker's native thread (closed for ever) and any other thread
+//! (open, with no receiver: nothing ever comes).
+//!
+//! | word | who writes | who reads |
+//! |---|---|---|
+//! | `depth` | the running code only; 0 = open | the signal handler on the same thread, the stub |
+//! | `pending` | handler, resume | the end of a section, the stub. Only a HINT: the truth is the receiver's PIR |
+//! | `receiver` | whoever resumes this identity, before it runs | handler; the running code while masked |
+//! | `owner` | the scheduler | the running code |
+//! | `lo`, `hi` | creation | handler: an interrupted RSP in between leaves room for a frame. `lo > hi`: never inject, ask at checkpoints |
+//! | `requested` | handler | checkpoints |
+//!
+//! All accesses come from one thread at a time (the handler runs on the same thread), so relaxed order with compiler fences is enough.
+
+use crate::receiver::Receiver;
+use crate::vector;
+use core::arch::{asm, global_asm};
+use core::mem::offset_of;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, compiler_fence};
+
+/// See the module's table. Its address belongs to the identity: it stays right when a fiber migrates.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Gate {
+    pub(crate) depth: AtomicU32,
+    pub(crate) pending: AtomicU32,
+    pub(crate) receiver: AtomicPtr<Receiver>,
+    pub(crate) owner: AtomicPtr<()>,
+    pub(crate) lo: AtomicUsize,
+    pub(crate) hi: AtomicUsize,
+    pub(crate) requested: AtomicU32,
+}
+
+const _: () = assert!(offset_of!(Gate, depth) == 0 && offset_of!(Gate, pending) == 4, "the stub knows these offsets");
+const _: () = assert!(size_of::<Gate>() == 64);
+
+// Initial-exec, so that it works in a cdylib; in an executable the linker turns the GOT load into a constant.
+global_asm!(
+    ".section .tbss.unyield_gate,\"awT\",@nobits",
+    ".p2align 6",
+    ".globl unyield_gate",
+    ".hidden unyield_gate",
+    ".type unyield_gate, @tls_object",
+    ".size unyield_gate, 64",
+    "unyield_gate: .zero 64",
+    ".text",
+);
+
+/// Offset of the gate from the FS base: the same for every thread.
+#[inline(always)]
+fn offset() -> usize {
+    let offset;
+    // SAFETY: loads a link-time constant from the GOT (or an immediate, after relaxation).
+    unsafe {
+        asm!("mov {}, [rip + unyield_gate@gottpoff]", out(reg) offset, options(nostack, pure, nomem, preserves_flags))
+    }
+    offset
+}
+
+/// The running identity's gate.
+#[inline(always)]
+pub fn gate() -> &'static Gate {
+    let address: *const Gate;
+    // SAFETY: fs:[0] holds the FS base itself on x86-64 (TCB self pointer, psABI); the gate lies at a constant offset and lives as long as the
+    // identity, which outlives the code that runs on it.
+    unsafe {
+        asm!("mov {a}, fs:[0]", "add {a}, [rip + unyield_gate@gottpoff]", a = out(reg) address, options(nostack, pure, nomem));
+        &*address
+    }
+}
+
+/// Closes the gate: no interrupt is taken, no switch and no migration happens until [`unmask`]. Nests.
+#[inline(always)]
+pub fn mask() {
+    // SAFETY: one read-modify-write of our own TLS word; it cannot be torn by an interrupt. Memory is clobbered: nothing moves out of the section.
+    unsafe { asm!("inc dword ptr fs:[{}]", in(reg) offset(), options(nostack)) }
+}
+
+/// Undoes one [`mask`]; the last one opens the gate and takes what is pending: it may switch to another fiber and return
+/// on another worker.
+///
+/// # Safety
+/// Pairs with a `mask` of the same fiber.
+#[inline(always)]
+pub unsafe fn unmask() {
+    // SAFETY: as in `mask`. `dec` opens: an interrupt between `dec` and `cmp` injects by itself, one before `dec` left the hint.
+    unsafe {
+        asm!("dec dword ptr fs:[{o}]", "jnz 2f", "cmp dword ptr fs:[{o} + 4], 0", "jne {slow}", "2:",
+             o = in(reg) offset(), slow = label { deliver() }, options(nostack))
+    }
+}
+
+/// Pending at a gate that has just opened: the same as an interrupt, but at a call boundary, so without frame or XSAVE.
+#[cold]
+#[inline(never)]
+fn deliver() {
+    let gate = gate();
+    while gate.pending.load(Relaxed) != 0 {
+        gate.depth.store(1, Relaxed); // from here on nothing moves us
+        compiler_fence(SeqCst);
+        // SAFETY: closed at depth 1 on the line above.
+        unsafe { vector::run_pending(None) }
+        compiler_fence(SeqCst);
+        gate.depth.store(0, Relaxed);
+        compiler_fence(SeqCst);
+    }
+}
+
+impl Gate {
+    /// Nesting depth of critical sections; 0 = open. Any context.
+    #[inline(always)]
+    pub fn depth(&self) -> u32 {
+        self.depth.load(Relaxed)
+    }
+
+    /// The receiver this identity runs on; null on a thread without one. Stable only while masked.
+    #[inline(always)]
+    pub fn receiver(&self) -> *const Receiver {
+        self.receiver.load(Relaxed)
+    }
+
+    /// What the scheduler says runs here; null on threads.
+    #[inline(always)]
+    pub fn owner(&self) -> *mut () {
+        self.owner.load(Relaxed)
+    }
+
+    /// Says what runs on this identity. Scheduler, while the identity does not run or is masked.
+    #[inline(always)]
+    pub fn set_owner(&self, owner: *mut ()) {
+        self.owner.store(owner, Relaxed);
+    }
+
+    /// Closes the gate of an identity at a depth of 1 and sets the bounds of its stack: an RSP below `stack_low` plus the room that a frame
+    /// needs is not interrupted.
+    pub fn prepare(&self, stack_low: usize, stack_high: usize) {
+        self.depth.store(1, Relaxed);
+        self.lo.store(stack_low + crate::arch::xstate::room(), Relaxed);
+        self.hi.store(stack_high, Relaxed);
+    }
+
+    /// Closes the gate of a thread that switches between fibers which share its identity: never interrupted in place, asked at checkpoints.
+    pub fn prepare_shared(&self) {
+        self.depth.store(1, Relaxed);
+        self.lo.store(usize::MAX, Relaxed);
+        self.hi.store(0, Relaxed);
+    }
+
+    /// Names the receiver that the identity will run on, before it runs there.
+    ///
+    /// # Safety
+    /// The identity is not running, or it is the caller's own and masked; the receiver stays alive while the gate names it.
+    #[inline(always)]
+    pub unsafe fn set_receiver(&self, receiver: *const Receiver) {
+        self.receiver.store(receiver.cast_mut(), Relaxed);
+    }
+
+    /// First thing after every resume, once FS is this identity's: recomputes the hint from the receiver's PIR. A notification before this
+    /// line left its vector in PIR and a hint in some other gate; one after it finds this gate.
+    ///
+    /// # Safety
+    /// Masked, running on this identity, receiver not null.
+    #[inline(always)]
+    pub unsafe fn resumed(&self) {
+        if cfg!(unyield_mutant = "no_recompute") {
+            return;
+        }
+        self.pending.store(0, Relaxed);
+        compiler_fence(SeqCst);
+        // SAFETY: masked and not null, per the contract.
+        if unsafe { (*self.receiver.load(Relaxed)).upid.pending() } != 0 {
+            self.pending.store(1, Relaxed);
+        }
+    }
+
+    /// Takes a request that was left for a checkpoint (shared identities only).
+    #[inline(always)]
+    pub fn take_request(&self) -> bool {
+        self.requested.load(Relaxed) != 0 && {
+            self.requested.store(0, Relaxed);
+            true
+        }
+    }
+}
+
+/// A critical section as a guard: closed from [`enter`](CriticalSection::enter) to drop. On a thread that is no receiver it costs the same and does nothing.
+///
+/// ```
+/// use unyield_preempt::CriticalSection;
+/// let section = CriticalSection::enter();
+/// assert!(CriticalSection::is_active());
+/// drop(section);
+/// assert!(!CriticalSection::is_active());
+/// ```
+///
+/// It cannot be sent to another thread or fiber:
+///
+/// ```compile_fail
+/// let section = unyield_preempt::CriticalSection::enter();
+/// std::thread::spawn(move || drop(section));
+/// ```
+#[must_use = "the section ends when the guard is dropped"]
+#[derive(Debug)]
+pub struct CriticalSection(core::marker::PhantomData<*mut ()>);
+
+impl CriticalSection {
+    /// Holds interrupts back until the guard drops. Nests. Any context but a signal handler.
+    #[inline(always)]
+    pub fn enter() -> Self {
+        mask();
+        CriticalSection(core::marker::PhantomData)
+    }
+
+    /// True inside a section (the caller's own, or the runtime's).
+    #[inline]
+    pub fn is_active() -> bool {
+        gate().depth() != 0
+    }
+}
+
+impl Drop for CriticalSection {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: pairs with the `mask` in `enter`; the guard is neither Send nor Clone, so it is the same fiber's.
+        unsafe { unmask() }
+    }
+}
+
+/// Runs `f` with interrupts held back; what arrives meanwhile is taken when the outermost section ends.
+///
+/// ```
+/// assert_eq!(unyield_preempt::critical(|| 6 * 7), 42);
+/// ```
+#[inline]
+pub fn critical<R>(f: impl FnOnce() -> R) -> R {
+    let _section = CriticalSection::enter();
+    f()
+}

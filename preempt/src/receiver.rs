@@ -1,0 +1,167 @@
+//! A receiver: a thread that can be interrupted, with its posted requests, its sub-handlers and what it needs to be found.
+//!
+//! | field | who writes | who reads |
+//! |---|---|---|
+//! | `upid` | senders, the receiver | both (see `upid`) |
+//! | `tid`, `signal`, `base_mask` | the thread itself in [`Receiver::attach`] | senders; handler |
+//! | `handlers`, `filter` | before `attach` | handler, dispatch |
+//! | `counters` | the receiver's thread only, by plain increments | anybody, racily |
+
+use crate::backend;
+use crate::upid::Upid;
+use crate::vector::Handler;
+use core::fmt;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::{AtomicI32, AtomicU64};
+
+/// Says which of the pending vectors are worth an interrupt now; the others are dropped. Runs in the signal handler: async-signal-safe only.
+pub type Filter = unsafe fn(&Receiver, u64) -> u64;
+
+/// Counters of one receiver; each is written by its thread only.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Signal handler entries that found this receiver.
+    pub interrupts: AtomicU64,
+    /// Found the gate closed: the request waits for the end of the section.
+    pub deferred: AtomicU64,
+    /// Interrupted a half-done software return, which was completed.
+    pub completed: AtomicU64,
+    /// Refused: the stack pointer was elsewhere, or there was no room for a frame.
+    pub misplaced: AtomicU64,
+    /// Refused: the signal mask was not the worker's own.
+    pub foreign_mask: AtomicU64,
+    /// Nothing to do any more when it arrived.
+    pub stale: AtomicU64,
+}
+
+/// Adds one to a counter that only the calling thread writes.
+#[inline(always)]
+pub fn bump(counter: &AtomicU64) {
+    counter.store(counter.load(Relaxed) + 1, Relaxed);
+}
+
+/// See the module. Must not move or be freed while attached, or while a sender may still post to it.
+pub struct Receiver {
+    pub(crate) upid: Upid,
+    tid: AtomicI32,
+    signal: AtomicI32,
+    base_mask: AtomicU64,
+    handlers: [Option<Handler>; 64],
+    pub(crate) filter: Option<Filter>,
+    /// What happened to this receiver's interrupts.
+    pub counters: Counters,
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver")
+            .field("tid", &self.tid)
+            .field("upid", &self.upid)
+            .field("base_mask", &self.base_mask)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Receiver::new()
+    }
+}
+
+impl Receiver {
+    /// A receiver without handlers, attached to no thread.
+    pub const fn new() -> Self {
+        Receiver {
+            upid: Upid::new(),
+            tid: AtomicI32::new(0),
+            signal: AtomicI32::new(0),
+            base_mask: AtomicU64::new(0),
+            handlers: [None; 64],
+            filter: None,
+            counters: Counters {
+                interrupts: AtomicU64::new(0),
+                deferred: AtomicU64::new(0),
+                completed: AtomicU64::new(0),
+                misplaced: AtomicU64::new(0),
+                foreign_mask: AtomicU64::new(0),
+                stale: AtomicU64::new(0),
+            },
+        }
+    }
+
+    /// Installs the handler of `vector`, before the receiver is attached.
+    ///
+    /// # Panics
+    /// If `vector` is 63 (reserved for "look again") or more.
+    ///
+    /// # Safety
+    /// `handler` keeps the contract of [`Handler`].
+    pub unsafe fn on_vector(&mut self, vector: u8, handler: Handler) {
+        assert!(vector < 63, "vectors are 0..=62");
+        self.handlers[vector as usize] = Some(handler);
+    }
+
+    /// Installs the filter, before the receiver is attached.
+    ///
+    /// # Safety
+    /// `filter` is async-signal-safe.
+    pub unsafe fn set_filter(&mut self, filter: Filter) {
+        self.filter = Some(filter);
+    }
+
+    #[inline]
+    pub(crate) fn handler(&self, vector: u8) -> Option<Handler> {
+        self.handlers[vector as usize & 63]
+    }
+
+    /// Makes the calling thread this receiver's: notes its id, unblocks `signal` (installed before) whatever mask was inherited, notes the
+    /// resulting mask as the base mask. The thread also needs an alternate stack ([`crate::foreign::AlternateStack`]).
+    pub fn attach(&self, signal: i32) {
+        backend::signal::unblock(signal);
+        self.signal.store(signal, Relaxed);
+        self.base_mask.store(crate::arch::insn::signal_mask(), Relaxed);
+        // SAFETY: gettid has no preconditions.
+        let tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
+        self.tid.store(tid, Release);
+    }
+
+    /// The thread is about to end or to serve something else: later posts stay in memory and notify nobody.
+    pub fn detach(&self) {
+        self.tid.store(0, Release);
+    }
+
+    /// The kernel's id of the attached thread; 0 if there is none.
+    pub fn tid(&self) -> i32 {
+        self.tid.load(Relaxed)
+    }
+
+    /// The signal that notifies the attached thread.
+    pub fn signal(&self) -> i32 {
+        self.signal.load(Relaxed)
+    }
+
+    /// The signal mask that the thread had when it attached.
+    pub fn base_mask(&self) -> u64 {
+        self.base_mask.load(Relaxed)
+    }
+
+    /// Posts `vector` and interrupts the thread if no notification is on its way already. Any thread, masked or not; not a lock, not an allocation.
+    pub fn post(&self, vector: u8) {
+        if self.upid.post(vector) {
+            backend::signal::notify(self);
+        }
+    }
+
+    /// Vectors posted and not yet taken, as a bit set.
+    #[inline]
+    pub fn pending(&self) -> u64 {
+        self.upid.pending()
+    }
+
+    /// Forgets posted vectors (a tick meant for a fiber that has left).
+    #[inline]
+    pub fn clear(&self, bits: u64) {
+        self.upid.clear(bits);
+    }
+}
