@@ -23,16 +23,16 @@
 
 #![warn(missing_docs)]
 
-mod armed;
-mod deque;
+pub mod armed;
+pub mod deque;
 pub mod fence;
 mod futex;
-mod idle;
-mod injector;
-mod list;
+pub mod idle;
+pub mod injector;
+pub mod list;
 mod next;
 mod ring;
-mod spin;
+pub mod spin;
 mod sync;
 #[cfg(test)]
 mod testing;
