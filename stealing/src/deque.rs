@@ -6,13 +6,15 @@
 //! | queue | holds | owner takes | thieves take |
 //! |---|---|---|---|
 //! | next | one item that was handed over | first, at most 16 times in a row | last |
-//! | woken | started items that were woken, at most 63 | oldest | oldest, second |
-//! | fresh | unstarted items, at most 63 | newest: keeps the number of live fibers small in fork trees | oldest, first |
+//! | woken | started items that were woken, at most 64 | oldest | oldest, second |
+//! | fresh | unstarted items, at most 64 | newest: keeps the number of live fibers small in fork trees | oldest, first |
 //! | expired | preempted and yielded items, no limit | oldest | oldest, third |
 //! | pinned | started items that may not migrate, no limit | oldest | never |
 //!
 //! Nothing starves: every 31st pop looks at pinned and expired first, every 13th takes fresh before woken, and every
-//! 61st [`pop_native`](RunQueue::pop_native) takes the oldest fresh item, which a flood of new ones would bury.
+//! 61st the oldest fresh item, which a flood of new ones would bury.
+//!
+//! No call but [`RunQueue::new`] and the drop glue allocates or frees, and none looks at thread-local data.
 
 use core::cell::Cell;
 use core::fmt;
@@ -23,7 +25,7 @@ use crossbeam_utils::CachePadded;
 use crate::injector::Injector;
 use crate::list::Link;
 use crate::next::NextSlot;
-use crate::ring::{Order, Ring};
+use crate::ring::Ring;
 
 /// How often in a row the next slot goes first.
 const NEXT_LIMIT: u8 = 16;
@@ -31,7 +33,7 @@ const NEXT_LIMIT: u8 = 16;
 const AGED_EVERY: u8 = 31;
 /// Every how many pops fresh items go before woken ones.
 const FRESH_EVERY: u8 = 13;
-/// Every how many native pops the oldest fresh item goes first.
+/// Every how many pops the oldest fresh item goes first.
 const OLDEST_EVERY: u8 = 61;
 
 /// Counters of the owner: nobody else touches them.
@@ -42,7 +44,7 @@ struct Turns {
     aged: Cell<u8>,
     /// Pops left until fresh goes before woken; stays at 0 until that has been done.
     fresh: Cell<u8>,
-    /// Native pops left until the oldest fresh item goes first.
+    /// Pops left until the oldest fresh item goes first; stays at 0 until that has been done.
     oldest: Cell<u8>,
     /// Whether expired goes before pinned the next time: they take turns.
     expired_first: Cell<bool>,
@@ -82,8 +84,8 @@ impl<T: Link> RunQueue<T> {
                 expired_first: Cell::new(false),
             }),
             next: CachePadded::new(NextSlot::new()),
-            woken: Ring::new(Order::Fifo),
-            fresh: Ring::new(Order::Lifo),
+            woken: Ring::new(),
+            fresh: Ring::new(),
             expired: CachePadded::new(Injector::new()),
             pinned: CachePadded::new(Injector::new()),
         }
@@ -146,8 +148,9 @@ impl<T: Link> RunQueue<T> {
     #[inline]
     pub unsafe fn pop(&self) -> Option<NonNull<T>> {
         let turns = &*self.turns;
-        // Sticky at 0: a turn that falls on an item from the next slot is not lost.
+        // These stay at 0: a turn that falls on an item from another queue is not lost.
         turns.fresh.set(turns.fresh.get().saturating_sub(1));
+        turns.oldest.set(turns.oldest.get().saturating_sub(1));
         if turn(&turns.aged, AGED_EVERY)
             && let Some(item) = self.pop_aged()
         {
@@ -176,17 +179,12 @@ impl<T: Link> RunQueue<T> {
         Some(other)
     }
 
-    /// As [`pop`](Self::pop), and every 61st time the oldest fresh item first.
+    /// The same as [`pop`](Self::pop), which needs no native identity either.
     ///
     /// # Safety
-    /// The calling thread is the owner, masked, on its *native* identity, after [`prewarm`](Self::prewarm).
+    /// As for [`pop`](Self::pop).
     #[inline]
     pub unsafe fn pop_native(&self) -> Option<NonNull<T>> {
-        if turn(&self.turns.oldest, OLDEST_EVERY)
-            && let Some(item) = self.fresh.steal()
-        {
-            return Some(item);
-        }
         // SAFETY: the caller's promise.
         unsafe { self.pop() }
     }
@@ -199,9 +197,9 @@ impl<T: Link> RunQueue<T> {
     /// As for [`set_next`](Self::set_next).
     #[inline]
     pub unsafe fn rotate(&self, item: NonNull<T>) -> Option<NonNull<T>> {
-        // SAFETY: the caller's promise.
-        let rings_empty = unsafe { self.woken.owner_is_empty() && self.fresh.owner_is_empty() };
-        if rings_empty && self.next.is_empty() && self.pinned.is_empty() {
+        let only_expired =
+            self.next.is_empty() && self.woken.is_empty() && self.fresh.is_empty() && self.pinned.is_empty();
+        if only_expired {
             self.turns.next_run.set(0);
             // SAFETY: the caller's promise.
             return Some(unsafe { self.expired.rotate(item) });
@@ -219,19 +217,26 @@ impl<T: Link> RunQueue<T> {
     #[inline]
     unsafe fn pop_queued(&self) -> Option<NonNull<T>> {
         let turns = &*self.turns;
+        if turns.oldest.get() == 0 {
+            turns.oldest.set(OLDEST_EVERY);
+            // SAFETY: the caller's promise.
+            if let Some(item) = unsafe { self.fresh.pop_oldest() } {
+                return Some(item);
+            }
+        }
         if turns.fresh.get() == 0 {
             turns.fresh.set(FRESH_EVERY);
             // SAFETY: the caller's promise.
-            if let Some(item) = unsafe { self.fresh.pop() } {
+            if let Some(item) = unsafe { self.fresh.pop_newest() } {
                 return Some(item);
             }
         }
         // SAFETY: the caller's promise.
-        if let Some(item) = unsafe { self.woken.pop() } {
+        if let Some(item) = unsafe { self.woken.pop_oldest() } {
             return Some(item);
         }
         // SAFETY: the caller's promise.
-        if let Some(item) = unsafe { self.fresh.pop() } {
+        if let Some(item) = unsafe { self.fresh.pop_newest() } {
             return Some(item);
         }
         self.pop_aged()
@@ -248,8 +253,7 @@ impl<T: Link> RunQueue<T> {
         }
     }
 
-    /// Takes an item for another worker. Any thread, masked, on a *native* identity, after
-    /// [`prewarm`](Self::prewarm).
+    /// Takes an item for another worker. Any thread, masked, on any identity.
     ///
     /// `None` does not prove that there was nothing: under contention it gives up after a few attempts.
     pub fn steal(&self) -> Option<NonNull<T>> {
@@ -284,11 +288,8 @@ impl<T: Link> RunQueue<T> {
         !self.has_work()
     }
 
-    /// Makes what a thread needs for stealing. Each worker calls it once, on its native identity, *before* it masks
-    /// anything: it may allocate.
-    pub fn prewarm() {
-        crate::ring::prewarm();
-    }
+    /// Nothing: these queues need no preparation of a thread. A place for one, should they ever.
+    pub fn prewarm() {}
 
     /// Takes everything out, in no particular order: for shutdown.
     ///
