@@ -1,0 +1,3 @@
+module unyield/fibers
+
+go 1.19

@@ -1,0 +1,77 @@
+//! An empty critical section, entered and left in a tight loop by a lone fiber, and what else a program could use to
+//! keep interrupts out: a plain thread-local counter (the least any such section can do), an atomic flag of the whole
+//! process, the signal mask.
+//!
+//! Not measured: a section that something arrived in (that is a preemption, see `preempt`).
+
+use std::{
+    cell::Cell,
+    hint::black_box,
+    ptr,
+    sync::atomic::{AtomicBool, Ordering::SeqCst, compiler_fence},
+};
+
+use super::{Env, hosts, unknown};
+use crate::{os::Clocks, peers::Answer, proto::Sample};
+
+thread_local! {
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+static FLAG: AtomicBool = AtomicBool::new(false);
+
+pub fn measure(env: &Env, contender: &str, n: u64) -> Answer {
+    hosts::in_unyield(env, || match contender {
+        "unyield" => Ok(timed(contender, n, |i| {
+            unyield::critical(|| {
+                black_box(i);
+            })
+        })),
+        "counter-pair" => Ok(timed(contender, n, |i| {
+            DEPTH.with(|d| d.set(d.get() + 1));
+            compiler_fence(SeqCst);
+            black_box(i);
+            compiler_fence(SeqCst);
+            DEPTH.with(|d| d.set(d.get() - 1));
+        })),
+        "atomic-flag-pair" => Ok(timed(contender, n / 10, |i| {
+            FLAG.swap(true, SeqCst);
+            black_box(i);
+            FLAG.swap(false, SeqCst);
+        })),
+        "sigmask-pair" => Ok(timed(contender, n / 100, |i| {
+            let before = block_usr2();
+            black_box(i);
+            restore(&before);
+        })),
+        "empty-loop" => Ok(timed(contender, n, |i| {
+            black_box(i);
+        })),
+        other => unknown(other),
+    })
+}
+
+#[inline(always)]
+fn timed(contender: &str, n: u64, one: impl Fn(u64)) -> Vec<Sample> {
+    (0..n / 10).for_each(&one);
+    let clocks = Clocks::start();
+    for i in 0..n {
+        one(i);
+    }
+    clocks.per_op(contender, n)
+}
+
+fn block_usr2() -> libc::sigset_t {
+    // SAFETY: all-zero bytes are a valid signal set.
+    let (mut set, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a valid signal set.
+    unsafe { libc::sigaddset(&mut set, libc::SIGUSR2) };
+    // SAFETY: both sets are valid for the call.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut before) };
+    before
+}
+
+fn restore(before: &libc::sigset_t) {
+    // SAFETY: `before` is a valid signal set; a null third argument is allowed.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
+}
