@@ -33,11 +33,25 @@
 //! back under these spinlocks.
 
 mod atomic;
+mod barrier;
 mod condvar;
+mod once;
 mod raw_mutex;
+mod raw_rwlock;
+mod semaphore;
+mod spin;
+mod wait_group;
 mod wait_queue;
 
 pub mod channel;
+pub mod oneshot;
 
+pub use barrier::{Barrier, BarrierWaitResult};
 pub use condvar::{Condvar, WaitTimeoutResult};
+pub use once::{Once, OnceState};
 pub use raw_mutex::{MappedMutexGuard, Mutex, MutexGuard, RawMutex};
+pub use raw_rwlock::{
+    MappedRwLockReadGuard, MappedRwLockWriteGuard, RawRwLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
+pub use semaphore::{Semaphore, SemaphoreGuard};
+pub use wait_group::WaitGroup;

@@ -14,8 +14,7 @@
 //! 0.5 ms of waiting (with many computing fibers a waiter has always waited longer than that before it runs even once, so it
 //! is the same convoy).
 //!
-//! **Spinning** pays only if the holder runs on another worker right now. Nothing tells us cheaply, so each mutex learns:
-//! the budget grows when spinning has got the lock and shrinks to nothing when it has not, with a probe now and then.
+//! Before it parks, a waiter watches the lock for a moment if that has paid off before (`spin`).
 //!
 //! A waiter holds no reference to the lock's holder, and a waiter that gives up (timeout) leaves the word as if it had never
 //! waited. From fibers and plain threads; not from handlers.
@@ -23,8 +22,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::atomic::{AtomicU8, AtomicU32, Ordering};
-use super::wait_queue::{self, Patience, Place, WaitQueue, Waited};
+use super::atomic::{AtomicU32, Ordering};
+use super::spin::Spin;
+use super::wait_queue::{self, Patience, Place, WaitQueue, Waited, locked_in_section};
 use crate::park::in_critical_section;
 
 const LOCKED: u32 = 1;
@@ -45,8 +45,7 @@ const YOURS: usize = 1;
 pub struct RawMutex {
     /// Written by all; the bits are explained in the module's header.
     state: AtomicU32,
-    /// How often to pause for the holder before parking; see `Spin`.
-    spin: AtomicU8,
+    spin: Spin,
     queue: WaitQueue<()>,
 }
 
@@ -96,7 +95,7 @@ impl fmt::Debug for RawMutex {
 unsafe impl lock_api::RawMutex for RawMutex {
     #[allow(clippy::declare_interior_mutable_const)]
     const INIT: RawMutex =
-        RawMutex { state: AtomicU32::new(0), spin: AtomicU8::new(Spin::FIRST), queue: WaitQueue::new(()) };
+        RawMutex { state: AtomicU32::new(0), spin: Spin::new(), queue: WaitQueue::new(()) };
 
     // The holder is a fiber: it may migrate, but another fiber must not unlock for it.
     type GuardMarker = lock_api::GuardNoSend;
@@ -196,28 +195,10 @@ impl RawMutex {
     /// Takes the lock if it comes free while we watch it, for as long as that seems to pay.
     #[cold]
     fn spin(&self) -> bool {
-        // Relaxed: a guess, whoever writes it last.
-        let mut spin = Spin(self.spin.load(Ordering::Relaxed));
-        let before = spin;
-        let mut left = spin.budget();
-        let taken = loop {
-            if lock_api::RawMutex::try_lock(self) {
-                break true;
-            }
-            // With others parked, the lock is contended enough.
-            // Relaxed: a hint.
-            if left == 0 || self.state.load(Ordering::Relaxed) & WAITERS != 0 {
-                break false;
-            }
-            left -= 1;
-            std::hint::spin_loop();
-        };
-        spin.learn(taken, before.budget() - left);
-        if spin != before {
-            // Relaxed: as above.
-            self.spin.store(spin.0, Ordering::Relaxed);
-        }
-        taken
+        // With others parked, the lock is contended enough.
+        // Relaxed: a hint.
+        self.spin
+            .run(|| lock_api::RawMutex::try_lock(self), || self.state.load(Ordering::Relaxed) & WAITERS != 0)
     }
 
     /// Waits for the lock. False: the deadline passed.
@@ -331,46 +312,4 @@ impl RawMutex {
         drop(queue);
         first.wake(token);
     }
-}
-
-/// What a lock has learnt about spinning: below `IDLE`, the number of pauses that a waiter spends on the holder; from there on a
-/// count of waits that went by without any, until the next probe.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Spin(u8);
-
-impl Spin {
-    const FIRST: u8 = 8;
-    const MAX: u8 = 64;
-    const IDLE: u8 = 128;
-
-    fn budget(self) -> u8 {
-        if self.0 < Self::IDLE { self.0 } else { 0 }
-    }
-
-    /// `taken` after `pauses`.
-    fn learn(&mut self, taken: bool, pauses: u8) {
-        self.0 = match self.0 {
-            u8::MAX => Self::FIRST,
-            idle @ Self::IDLE.. => idle + 1,
-            budget if taken => (budget + 1).max(2 * pauses).min(Self::MAX),
-            budget if budget / 2 < 2 => Self::IDLE,
-            budget => budget / 2,
-        };
-    }
-}
-
-/// Ends the process because a lock that is held was locked inside a critical section.
-#[cold]
-pub(super) fn locked_in_section(what: &str) -> ! {
-    // Masked, and another fiber may hold stderr's lock: straight to the descriptor.
-    let text = [
-        "unyield: fatal: a ",
-        what,
-        " that is held elsewhere was locked inside a critical section, where its holder may never run\n",
-    ];
-    for part in text {
-        // SAFETY: the bytes of a live string.
-        unsafe { libc::write(2, part.as_ptr().cast(), part.len()) };
-    }
-    std::process::abort()
 }

@@ -13,6 +13,7 @@
 //!
 //! For fibers and plain threads; a wait panics inside a critical section, a wake-up does not. Not for handlers.
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr;
 use std::time::{Duration, Instant};
 
@@ -101,10 +102,18 @@ impl List {
 
     /// Takes out waiters from the front until one can be claimed.
     pub(super) fn pop(&mut self) -> Option<Woken> {
+        self.pop_if(|_| true)
+    }
+
+    /// As [`List::pop`], but only as far as `admit` is true of the tokens that the waiters have written.
+    pub(super) fn pop_if(&mut self, admit: impl Fn(usize) -> bool) -> Option<Woken> {
         loop {
             let waiter = self.head;
             // SAFETY: a linked waiter stays in place.
             let w = unsafe { waiter.as_ref() }?;
+            if !admit(w.token.get()) {
+                return None;
+            }
             // SAFETY: it is this list's first.
             unsafe { self.unlink(w) };
             // SAFETY: the list's lock is held, and so a waiter that has just been linked cannot have gone.
@@ -227,6 +236,22 @@ fn blocked_in_section(what: &str) -> ! {
     panic!("unyield: {what} would have to wait inside a critical section, where nothing could end the wait")
 }
 
+/// Ends the process because a lock that is held was locked inside a critical section.
+#[cold]
+pub(super) fn locked_in_section(what: &str) -> ! {
+    // Masked, and another fiber may hold stderr's lock: straight to the descriptor.
+    let text = [
+        "unyield: fatal: a ",
+        what,
+        " that is held elsewhere was locked inside a critical section, where its holder may never run\n",
+    ];
+    for part in text {
+        // SAFETY: the bytes of a live string.
+        unsafe { libc::write(2, part.as_ptr().cast(), part.len()) };
+    }
+    std::process::abort()
+}
+
 /// The one way to wait. `enqueue` looks at the state once more under the lock, and either links the waiter and returns true, or
 /// returns false. `unlocked` runs between that and the wait, with the lock released. If the wait ends without a waker, `undo`
 /// unlinks the waiter, under the lock.
@@ -303,6 +328,10 @@ pub(super) enum Place {
     /// In front, with this token.
     Front(usize),
 }
+
+// Whatever unwinds, unwinds outside the lock, with the state as it should be.
+impl<S> UnwindSafe for WaitQueue<S> {}
+impl<S> RefUnwindSafe for WaitQueue<S> {}
 
 impl<S> WaitQueue<S> {
     pub(super) const fn new(state: S) -> WaitQueue<S> {

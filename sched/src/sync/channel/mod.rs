@@ -54,7 +54,6 @@ pub use iter::{IntoIter, Iter, TryIter};
 /// assert_eq!(sender.try_send(2), Err(TrySendError::Full(2)));
 /// assert_eq!(receiver.recv(), Ok(1));
 /// ```
-#[must_use]
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     ends(Some(capacity))
 }
@@ -72,7 +71,6 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 /// drop(sender);
 /// assert_eq!(receiver.into_iter().count(), 1000);
 /// ```
-#[must_use]
 pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
     ends(None)
 }

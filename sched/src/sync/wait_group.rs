@@ -1,0 +1,92 @@
+//! Waiting until a number of things, not known in advance, are over.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::wait_queue::{Patience, Place, WaitQueue, Waited};
+use crate::park::unwind_cancelled;
+
+/// Waits until all clones of it are gone: `crossbeam`'s `WaitGroup`.
+///
+/// # Contexts
+/// Waiting: fibers (parks) and plain threads (blocks); panics inside a critical section if it has to wait; a cancellation
+/// point. Cloning and dropping: also inside critical sections. None in handlers.
+///
+/// # Examples
+/// ```
+/// use unyield::sync::WaitGroup;
+///
+/// let group = WaitGroup::new();
+/// for i in 0..4 {
+///     let member = group.clone();
+///     std::thread::spawn(move || {
+///         println!("{i} works");
+///         drop(member);
+///     });
+/// }
+/// group.wait();
+/// ```
+pub struct WaitGroup {
+    inner: Arc<Inner>,
+}
+
+/// How many are left.
+struct Inner(WaitQueue<usize>);
+
+impl WaitGroup {
+    /// A group with one member, the one that is returned.
+    #[must_use]
+    pub fn new() -> WaitGroup {
+        WaitGroup { inner: Arc::new(Inner(WaitQueue::new(1))) }
+    }
+
+    /// Leaves the group, and waits until all others have left it. Several members may wait.
+    ///
+    /// # Panics
+    /// If it has to wait inside a critical section.
+    pub fn wait(self) {
+        let inner = Arc::clone(&self.inner);
+        drop(self);
+        if inner.0.lock().state == 0 {
+            return;
+        }
+        let place = |left: &mut usize| if *left == 0 { Place::Nowhere } else { Place::Back(0) };
+        let waited = inner.0.wait(Patience::new(None), "WaitGroup::wait", place, || (), |_, _| ());
+        if waited == Waited::Cancelled {
+            unwind_cancelled();
+        }
+    }
+}
+
+impl Clone for WaitGroup {
+    fn clone(&self) -> WaitGroup {
+        // No more members than references, and those `Arc` keeps from wrapping.
+        let inner = Arc::clone(&self.inner);
+        inner.0.lock().state += 1;
+        WaitGroup { inner }
+    }
+}
+
+impl Drop for WaitGroup {
+    fn drop(&mut self) {
+        let mut queue = self.inner.0.lock();
+        queue.state -= 1;
+        let last = queue.state == 0;
+        drop(queue);
+        if last {
+            self.inner.0.wake_all(0);
+        }
+    }
+}
+
+impl Default for WaitGroup {
+    fn default() -> WaitGroup {
+        WaitGroup::new()
+    }
+}
+
+impl fmt::Debug for WaitGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WaitGroup").field("members", &self.inner.0.lock().state).finish()
+    }
+}
