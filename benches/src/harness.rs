@@ -40,6 +40,8 @@ pub struct RowResult {
     pub rounds: usize,
     /// Round and sample.
     pub samples: Vec<(usize, Sample)>,
+    /// Contenders whose program cannot be had here, and why.
+    pub missing: Vec<(&'static str, String)>,
     /// Contender, round, and what went wrong.
     pub failures: Vec<(&'static str, usize, String)>,
 }
@@ -95,7 +97,20 @@ impl Plan {
     ) -> RowResult {
         let n = if self.quick { row.quick } else { row.n };
         let rounds = self.rounds_of(row);
-        let mut result = RowResult { row, workers, n, rounds, samples: Vec::new(), failures: Vec::new() };
+        let mut result = RowResult {
+            row,
+            workers,
+            n,
+            rounds,
+            samples: Vec::new(),
+            missing: Vec::new(),
+            failures: Vec::new(),
+        };
+        for c in row.contenders {
+            bar.set_message(format!("{}: finding {}", row.id, c.name));
+            bar.tick();
+            result.missing.extend(programs.get(c.program).err().map(|why| (c.name, why)));
+        }
         let count = row.contenders.len();
         for round in 0..rounds {
             for c in (0..count).map(|i| &row.contenders[(i + round) % count]) {
@@ -115,6 +130,9 @@ impl Plan {
 }
 
 fn wanted(so_far: &RowResult, c: &Contender, round: usize) -> bool {
+    if so_far.missing.iter().any(|(name, _)| *name == c.name) {
+        return false;
+    }
     let failures = so_far.failures.iter().filter(|(name, ..)| *name == c.name).count();
     failures < MAX_FAILURES && (round == 0 || !c.once)
 }

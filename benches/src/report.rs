@@ -94,6 +94,10 @@ pub fn row(r: &RowResult) -> String {
             summarise(r.values(c.name, m).into_iter().map(|(_, v)| v)).map_or(String::new(), |s| spread(&s))
         });
         lines.push(std::iter::once(c.name.to_string()).chain(cells).collect());
+        let missing = r.missing.iter().find(|(name, _)| *name == c.name);
+        if let (Some((_, why)), Some(line)) = (missing, lines.last_mut()) {
+            line.push(format!("not here: {why}"));
+        }
         let failed: Vec<_> = r.failures.iter().filter(|(name, ..)| *name == c.name).collect();
         if let (Some((_, _, why)), Some(line)) = (failed.last(), lines.last_mut()) {
             line.push(format!("failed {}×: {why}", failed.len()));
@@ -155,6 +159,7 @@ fn json_of(results: &[RowResult]) -> Value {
             "row": r.row.id, "title": r.row.title, "workers": r.workers, "n": r.n, "rounds": r.rounds,
             "figures": figures.collect::<Vec<_>>(),
             "targets": targets.collect::<Vec<_>>(),
+            "missing": r.missing,
             "failures": failures.collect::<Vec<_>>(),
         })
     });

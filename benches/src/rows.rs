@@ -34,6 +34,16 @@ pub struct Contender {
     pub once: bool,
 }
 
+impl Contender {
+    /// Whether our runtime is measured, so that a failure is ours.
+    pub fn is_ours(&self) -> bool {
+        !PEERS.contains(&self.name)
+    }
+}
+
+const PEERS: &[&str] =
+    &["go", "may", "tokio", "tokio-ct", "boost", "threads", "ticker-1ms", "ticker-100us", "glibc-threads"];
+
 const fn of(name: &'static str, program: Program) -> Contender {
     Contender { name, program, once: false }
 }
