@@ -149,6 +149,12 @@ impl Gate {
         self.hi.store(0, Relaxed);
     }
 
+    /// Opens the gate of a thread that has stopped being a receiver.
+    pub fn open(&self) {
+        self.pending.store(0, Relaxed);
+        self.depth.store(0, Relaxed);
+    }
+
     /// Names the receiver that the identity will run on, before it runs there.
     ///
     /// # Safety

@@ -83,10 +83,20 @@ pub fn rseq_offset() -> Option<isize> {
     }
 }
 
+/// What a jump to a saved context hands over, as the `context` crate passes it (rax, rdx).
+#[repr(C)]
+#[derive(Debug)]
+pub struct Transfer {
+    /// The context of the stack that was left.
+    pub context: usize,
+    /// The word that the leaver passed.
+    pub data: usize,
+}
+
 /// Saves the caller's callee-saved registers and stack pointer in `*save`, then ends the calling kernel task and only it:
 /// the kernel clears `*alive` and wakes waiters of that futex word. Stack, TLS and thread control block stay as they are.
 /// A later jump to the saved stack pointer (in the layout of the `context` crate) returns from this call, on whatever
-/// thread the jump was made, with `rax` = the value that was passed.
+/// thread the jump was made, with what the jump transferred.
 ///
 /// ```text
 ///   saved stack, upwards from *save (the layout of Boost's jump_fcontext, which the `context` crate uses):
@@ -96,7 +106,7 @@ pub fn rseq_offset() -> Option<isize> {
 /// # Safety
 /// Only on a thread whose stack and TLS will be resumed by a switch as described. `alive` must stay valid.
 #[unsafe(naked)]
-pub unsafe extern "C" fn leave_kernel_task(save: *mut usize, alive: *const i32) -> usize {
+pub unsafe extern "C" fn leave_kernel_task(save: *mut usize, alive: *const i32) -> Transfer {
     naked_asm!(
         "lea rsp, [rsp - 0x38]",
         "stmxcsr [rsp]",
@@ -120,15 +130,16 @@ pub unsafe extern "C" fn leave_kernel_task(save: *mut usize, alive: *const i32) 
     )
 }
 
-/// `clone` with the child starting on a stack saved as [`leave_kernel_task`] describes: the child returns from the call
-/// that saved it. Returns the child's thread id to the caller, or a negative errno.
+/// `clone` with the child starting on a stack saved as [`leave_kernel_task`] describes: the child returns from the jump
+/// that saved it, with a transfer of (`data`, `data`). Returns the child's thread id to the caller, or a negative errno.
 ///
 /// # Safety
-/// `stack` must be such a saved context that nobody else resumes, `tls` its identity, `parent_tid` writable.
+/// `stack` must be such a saved context that nobody else resumes, `tls` its identity, `tid` writable.
 #[unsafe(naked)]
-pub unsafe extern "C" fn clone_onto(flags: usize, stack: usize, parent_tid: usize, tls: usize) -> isize {
+pub unsafe extern "C" fn clone_onto(flags: usize, stack: usize, tid: usize, tls: usize, data: usize) -> isize {
     naked_asm!(
-        "mov r10, rdx",
+        "mov r9, r8",  // not an argument of clone: kept for the child
+        "mov r10, rdx", // the word that the kernel clears when the child ends
         "mov r8, rcx",
         "mov eax, {clone}",
         "syscall",
@@ -145,7 +156,8 @@ pub unsafe extern "C" fn clone_onto(flags: usize, stack: usize, parent_tid: usiz
         "mov rbx, [rsp + 0x28]",
         "mov rbp, [rsp + 0x30]",
         "lea rsp, [rsp + 0x38]",
-        "xor eax, eax",
+        "mov rax, r9", // never null, since `context` passes it on as a reference
+        "mov rdx, r9",
         "ret",
         clone = const libc::SYS_clone,
     )

@@ -1,0 +1,144 @@
+//! An OS thread for one fiber: for calls that block, and for state that is bound to OS threads.
+
+use super::task;
+use crate::identity::Identity;
+use crate::park;
+use crate::runtime::fork;
+use crate::worker::{After, Role, Worker, resume};
+use std::marker::PhantomData;
+use std::ptr::{NonNull, null};
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use unyield_preempt::{mask, unmask};
+
+/// Moves the running fiber to a carrier, or finds that it is on one. Returns unmasked, there.
+fn move_to_carrier() {
+    mask();
+    // SAFETY: masked; the identity is the running one.
+    unsafe {
+        let worker = Worker::current();
+        if worker.role == Role::Regular {
+            resume::leave(After::Carry(NonNull::new_unchecked(worker.current.load(Relaxed))));
+        }
+        unmask();
+    }
+}
+
+/// Runs `f` masked with the running fiber's worker and identity.
+fn with_current(f: impl FnOnce(&Worker, &Identity)) {
+    mask();
+    // SAFETY: masked, on a fiber.
+    unsafe {
+        let worker = Worker::current();
+        f(worker, &*worker.current.load(Relaxed));
+        unmask();
+    }
+}
+
+/// A fiber that can move: not a plain thread, not a forked child, not a fiber that shares its worker's identity.
+fn can_move() -> bool {
+    assert!(!park::in_critical_section(), "blocking inside a critical section");
+    let mut own = false;
+    if task::current().is_some() && fork::alive() {
+        with_current(|_, identity| own = !identity.is_shared());
+    }
+    own
+}
+
+/// Says that `f` will block in the kernel: it runs on an OS thread beside the workers and is never interrupted; the worker goes on with other fibers
+/// meanwhile. Waits for such a thread if all are taken. On a plain thread, and where fibers share their worker's identity, `f` runs in place.
+///
+/// ```
+/// let answer = unyield::fiber::blocking(|| { std::thread::sleep(std::time::Duration::from_millis(1)); 42 });
+/// assert_eq!(answer, 42);
+/// ```
+///
+/// # Panics
+/// With the panic of `f`; inside a critical section.
+pub fn blocking<R>(f: impl FnOnce() -> R) -> R {
+    struct Back(bool);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            if self.0 {
+                with_current(|worker, _| worker.untickable.store(false, Relaxed));
+                leave_carrier();
+            }
+        }
+    }
+    if !can_move() {
+        return f();
+    }
+    let mut nested = false;
+    with_current(|worker, _| nested = worker.role == Role::Carrier && (worker.untickable.load(Relaxed) || worker.owned.load(Relaxed)));
+    if nested {
+        return f();
+    }
+    move_to_carrier();
+    with_current(|worker, _| worker.untickable.store(true, Relaxed));
+    let _back = Back(true);
+    f()
+}
+
+/// From a carrier back to the workers.
+fn leave_carrier() {
+    mask();
+    // SAFETY: masked; the identity is the running one.
+    unsafe {
+        let worker = Worker::current();
+        if worker.role == Role::Carrier {
+            resume::leave(After::Requeue(NonNull::new_unchecked(worker.current.load(Relaxed))));
+        }
+        unmask();
+    }
+}
+
+/// Gives this fiber an OS thread of its own until the guard drops, for state that is bound to OS threads (as Go's LockOSThread): contended priority-inheriting
+/// and robust process-shared mutexes, affinity, names, priorities, setfsuid, signal masks, perf events, io_uring with a single issuer. The fiber
+/// may still park, sleep and yield. Nests. On a plain thread it does nothing.
+///
+/// # Panics
+/// Inside a critical section.
+pub fn lock_os_thread() -> OsThreadGuard {
+    if !can_move() {
+        return OsThreadGuard { active: false, thread: PhantomData };
+    }
+    let mut nested = false;
+    with_current(|worker, identity| nested = std::ptr::eq(identity.bound.get(), worker));
+    if nested {
+        return OsThreadGuard { active: false, thread: PhantomData };
+    }
+    loop {
+        move_to_carrier();
+        let mut bound = false;
+        with_current(|worker, identity| {
+            // A tick may have sent us back to a worker in between.
+            if worker.role == Role::Carrier {
+                identity.bound.set(worker);
+                worker.owned.store(true, Release);
+                bound = true;
+            }
+        });
+        if bound {
+            return OsThreadGuard { active: true, thread: PhantomData };
+        }
+    }
+}
+
+/// See [`lock_os_thread`].
+#[must_use = "the thread is given back when the guard drops"]
+#[derive(Debug)]
+pub struct OsThreadGuard {
+    active: bool,
+    thread: PhantomData<*mut ()>,
+}
+
+impl Drop for OsThreadGuard {
+    fn drop(&mut self) {
+        if self.active && fork::alive() {
+            with_current(|worker, identity| {
+                identity.bound.set(null());
+                worker.owned.store(false, Release);
+            });
+            leave_carrier();
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! A task: what was spawned. One allocation holds the header, the closure, and later the result.
+//!
+//! A task is started when an identity is bound to it, and ends before its identity does: the last reference is dropped unmasked, by
+//! the fiber itself or by whoever holds a handle. `Fiber` and `JoinHandle` are references to it.
+//!
+//! | field | who writes | who reads |
+//! |---|---|---|
+//! | `identity` | who binds it, before it runs | wakers, while it is parked (it cannot end then) |
+//! | `flags`, `refs`, `join` | anybody, atomically | anybody |
+//! | `stage` (in the cell) | the running fiber until `join` is DONE; then the handle | the same |
+//! | `locals` | the fiber itself | the fiber itself |
+
+use super::{FiberId, JoinError};
+use crate::fiber::local::Locals;
+use crate::fiber::scope::ScopeData;
+use crate::identity::Identity;
+use crate::lock::Lock;
+use crate::park::{Outcome, Waiter};
+use crate::runtime::Shared;
+use crate::worker::runnable::{Kind, Runnable};
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, fence};
+use std::task::Waker;
+use unyield_preempt::gate::gate;
+
+pub(crate) type Payload = Box<dyn Any + Send>;
+
+/// What the operations on a task need to know of its closure's and result's types.
+pub(crate) struct VTable {
+    run: unsafe fn(NonNull<Task>),
+    take: unsafe fn(NonNull<Task>, *mut ()),
+    discard: unsafe fn(NonNull<Task>) -> Option<Payload>,
+    fail: unsafe fn(NonNull<Task>, Payload),
+    free: unsafe fn(NonNull<Task>),
+}
+
+const CANCELLED: u32 = 1;
+const HAS_WAKER: u32 = 2;
+
+/// `Task::join`: who waits for the end. Anything else is the address of a [`Waiter`].
+const RUNNING: usize = 0;
+const DONE: usize = 1;
+const DETACHED: usize = 2;
+
+/// std's park token, and whether the fiber waits for it.
+#[derive(Default)]
+struct Park {
+    token: bool,
+    waiting: bool,
+}
+
+#[repr(C)]
+pub(crate) struct Task {
+    /// First: a queue holds `Runnable`s.
+    pub(crate) head: Runnable,
+    vtable: &'static VTable,
+    refs: AtomicUsize,
+    join: AtomicUsize,
+    pub(crate) identity: AtomicPtr<Identity>,
+    runtime: NonNull<Shared>,
+    flags: AtomicU32,
+    park: Lock<Park>,
+    pub(crate) waiter: Waiter,
+    waker: Lock<Option<Waker>>,
+    pub(crate) id: FiberId,
+    pub(crate) stack_size: usize,
+    pub(crate) spawned_at: &'static Location<'static>,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) locals: UnsafeCell<Locals>,
+    scope: Option<Arc<ScopeData>>,
+}
+
+enum Stage<F, T> {
+    Ready(F),
+    Empty,
+    Done(Result<T, Payload>),
+}
+
+#[repr(C)]
+struct TaskCell<F, T> {
+    task: Task,
+    stage: UnsafeCell<Stage<F, T>>,
+}
+
+/// How a task is to be made.
+pub(crate) struct Spec {
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) stack_size: usize,
+    pub(crate) spawned_at: &'static Location<'static>,
+    /// The scope that waits for it.
+    pub(crate) scope: Option<Arc<ScopeData>>,
+}
+
+impl Task {
+    /// A task with two references: the runtime's, which ends with the fiber, and the caller's.
+    ///
+    /// # Safety
+    /// `f` and its result may be used until the task is done and its result taken or discarded: the caller outlives that if they borrow.
+    pub(crate) unsafe fn create<F, T>(runtime: NonNull<Shared>, spec: Spec, f: F) -> NonNull<Task>
+    where
+        F: FnOnce() -> T + Send,
+        T: Send,
+    {
+        let cell = Box::into_raw(Box::new(TaskCell::<F, T> {
+            task: Task {
+                head: Runnable::new(Kind::Task),
+                vtable: &VTable {
+                    run: run::<F, T>,
+                    take: take::<F, T>,
+                    discard: discard::<F, T>,
+                    fail: fail::<F, T>,
+                    free: free::<F, T>,
+                },
+                refs: AtomicUsize::new(2),
+                join: AtomicUsize::new(RUNNING),
+                identity: AtomicPtr::new(null_mut()),
+                runtime,
+                flags: AtomicU32::new(0),
+                park: Lock::new(Park::default()),
+                waiter: Waiter::new(std::ptr::null()),
+                waker: Lock::new(None),
+                id: FiberId::next(),
+                stack_size: spec.stack_size,
+                spawned_at: spec.spawned_at,
+                name: spec.name,
+                locals: UnsafeCell::new(Locals::default()),
+                scope: spec.scope,
+            },
+            stage: UnsafeCell::new(Stage::Ready(f)),
+        }));
+        // SAFETY: just allocated; the waiter's back pointer needs the final address.
+        unsafe {
+            let task = NonNull::new_unchecked(cell.cast::<Task>());
+            (*cell).task.waiter = Waiter::new(task.as_ptr());
+            task
+        }
+    }
+
+    pub(crate) fn runtime(&self) -> &Shared {
+        // SAFETY: the runtime outlives every task that has not ended (shutdown waits or leaks), and only such tasks ask.
+        unsafe { self.runtime.as_ref() }
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.flags.load(SeqCst) & CANCELLED != 0
+    }
+
+    /// Asks the fiber to unwind; wakes it if it waits where it may be cancelled.
+    pub(crate) fn cancel(&self) {
+        // Dekker with `Waiter::block_until`.
+        self.flags.fetch_or(CANCELLED, SeqCst);
+        if self.is_done() {
+            return;
+        }
+        self.waiter.cancel();
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.join.load(Acquire) == DONE
+    }
+
+    /// Runs the closure and settles the result: unmasked, on the fiber. The task may be gone afterwards, if its references are.
+    ///
+    /// # Safety
+    /// Called once, by the identity that the task is bound to.
+    pub(crate) unsafe fn run(this: NonNull<Task>) {
+        // SAFETY: alive until our reference is dropped by the caller.
+        unsafe { (this.as_ref().vtable.run)(this) }
+    }
+
+    /// The result is in place: tell whoever waits. Unmasked, on the fiber.
+    unsafe fn complete(this: NonNull<Task>) {
+        // SAFETY: our reference is still held.
+        let task = unsafe { this.as_ref() };
+        match task.join.swap(DONE, AcqRel) {
+            RUNNING => {}
+            // SAFETY: nobody else will take the result: the handle is gone.
+            DETACHED => unsafe { Task::discard_result(this) },
+            waiter => {
+                // SAFETY: a joiner waits without deadline and cannot be cancelled, so it is there until it is unparked.
+                unsafe { Waiter::claim(waiter as *const Waiter) }.expect("nobody else ends a join").unpark();
+            }
+        }
+        if task.flags.load(Acquire) & HAS_WAKER != 0 {
+            let waker = task.waker.lock().take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+        if let Some(scope) = &task.scope {
+            scope.ended();
+        }
+    }
+
+    /// Drops a result that nobody will take; an unhandled panic goes to the scope or to the runtime's handler.
+    ///
+    /// # Safety
+    /// The caller owns the stage of a task that is done.
+    unsafe fn discard_result(this: NonNull<Task>) {
+        // SAFETY: as promised.
+        let (task, payload) = unsafe { (this.as_ref(), (this.as_ref().vtable.discard)(this)) };
+        match (payload, &task.scope) {
+            (None, _) => {}
+            (Some(payload), _) if payload.is::<super::cancel::Cancelled>() => {}
+            (Some(_), Some(scope)) => scope.unhandled_panic(),
+            (Some(payload), None) => crate::runtime::detached_panic(task, payload),
+        }
+    }
+
+    /// Finishes a task that never started because it cannot: as if its closure had panicked with `payload`. Plain thread or unmasked fiber.
+    ///
+    /// # Safety
+    /// The task is not started and in no queue; the runtime's reference is consumed.
+    pub(crate) unsafe fn refuse(this: NonNull<Task>, payload: Payload) {
+        // SAFETY: as promised: nobody else touches the stage, and the reference is ours.
+        unsafe {
+            (this.as_ref().vtable.fail)(this, payload);
+            Task::complete(this);
+            Task::release(this);
+        }
+    }
+
+    /// Waits for the end: parks a fiber, blocks a plain thread.
+    pub(crate) fn wait_done(&self) {
+        if self.is_done() {
+            return;
+        }
+        Waiter::with(|waiter| {
+            let address = waiter as *const Waiter as usize;
+            if self.join.compare_exchange(RUNNING, address, AcqRel, Acquire).is_ok() {
+                waiter.block(None, false);
+            }
+        });
+    }
+
+    /// Takes the result of a task that is done.
+    ///
+    /// # Safety
+    /// The task is done, `T` is its closure's result, and nobody has taken it.
+    pub(crate) unsafe fn take_result<T>(this: NonNull<Task>) -> Result<T, JoinError> {
+        let mut out: Option<Result<T, Payload>> = None;
+        // SAFETY: `take` writes an `Option<Result<T, Payload>>`.
+        unsafe {
+            (this.as_ref().vtable.take)(this, (&raw mut out).cast());
+            let id = this.as_ref().id;
+            match out {
+                Some(Ok(value)) => Ok(value),
+                Some(Err(payload)) => Err(JoinError::new(id, payload)),
+                None => Err(JoinError::new(id, Box::new("the fiber was never started"))),
+            }
+        }
+    }
+
+    /// The handle is dropped: nobody will join.
+    ///
+    /// # Safety
+    /// Called by the only handle.
+    pub(crate) unsafe fn detach(this: NonNull<Task>) {
+        // SAFETY: our reference is held.
+        unsafe {
+            if this.as_ref().join.swap(DETACHED, AcqRel) == DONE {
+                // It ended with a handle in place, so like std's its panic is dropped in silence … but a scope must know.
+                this.as_ref().join.store(DONE, Release);
+                let payload = (this.as_ref().vtable.discard)(this);
+                if let (Some(payload), Some(scope)) = (&payload, &this.as_ref().scope)
+                    && !payload.is::<super::cancel::Cancelled>()
+                {
+                    scope.unhandled_panic();
+                }
+            }
+        }
+    }
+
+    /// Registers `waker` to be woken at the end. True: it is done already.
+    pub(crate) fn poll_done(&self, waker: &Waker) -> bool {
+        if self.is_done() {
+            return true;
+        }
+        let new = waker.clone(); // user code: unmasked
+        let old = self.waker.lock().replace(new);
+        drop(old);
+        self.flags.fetch_or(HAS_WAKER, SeqCst); // Dekker with `complete`: it sets DONE, then looks for a waker
+        fence(SeqCst);
+        self.is_done()
+    }
+
+    /// Blocks the running fiber, whose task this is, until the token is there, and consumes it.
+    pub(crate) fn park(&self, deadline: Option<u64>) -> Outcome {
+        Waiter::with(|waiter| {
+            {
+                let mut park = self.park.lock();
+                if std::mem::take(&mut park.token) {
+                    return Outcome::Notified;
+                }
+                park.waiting = true;
+            }
+            let outcome = waiter.block_until(deadline, true);
+            let mut park = self.park.lock();
+            park.waiting = false;
+            park.token = false;
+            outcome
+        })
+    }
+
+    /// Gives the token, and wakes the fiber if it is parked for it. Any context but a handler.
+    pub(crate) fn unpark(&self) {
+        let claimed = {
+            let mut park = self.park.lock();
+            park.token = true;
+            // SAFETY: while `waiting`, the fiber is in `park` and takes this lock before it uses its waiter for something else.
+            if std::mem::take(&mut park.waiting) { unsafe { Waiter::claim(&self.waiter) } } else { None }
+        };
+        if let Some(claimed) = claimed {
+            claimed.unpark();
+        }
+    }
+
+    /// One more reference.
+    pub(crate) fn retain(&self) {
+        self.refs.fetch_add(1, Relaxed);
+    }
+
+    /// One reference less; the last one frees. Unmasked.
+    ///
+    /// # Safety
+    /// The caller owns a reference.
+    pub(crate) unsafe fn release(this: NonNull<Task>) {
+        // SAFETY: the reference is the caller's; after the last one nobody knows the task.
+        unsafe {
+            if this.as_ref().refs.fetch_sub(1, Release) == 1 {
+                fence(Acquire); // pairs with the releases above
+                (this.as_ref().vtable.free)(this);
+            }
+        }
+    }
+
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+}
+
+/// The task of the running fiber; `None` on a plain thread (and in a forked child, whose fiber has become one).
+#[inline]
+pub(crate) fn current() -> Option<&'static Task> {
+    let owner = gate().owner().cast::<Task>();
+    // SAFETY: the owner of the running identity is the task it runs, alive until the identity has finished it; the caller runs on it.
+    unsafe { owner.as_ref() }
+}
+
+unsafe fn run<F: FnOnce() -> T, T>(this: NonNull<Task>) {
+    let cell = this.cast::<TaskCell<F, T>>();
+    // SAFETY: the running fiber owns the stage until `complete`.
+    unsafe {
+        let stage = cell.as_ref().stage.get();
+        let Stage::Ready(f) = std::mem::replace(&mut *stage, Stage::Empty) else { unreachable!("a task runs once") };
+        let task = this.as_ref();
+        let result = if task.is_cancelled() || task.runtime().cancelling.load(Acquire) {
+            let dropped = catch_unwind(AssertUnwindSafe(|| drop(f)));
+            Err(dropped.err().unwrap_or_else(|| Box::new(super::cancel::Cancelled)))
+        } else {
+            catch_unwind(AssertUnwindSafe(f))
+        };
+        // Per-task values go before the result is seen.
+        let result = match catch_unwind(AssertUnwindSafe(|| Locals::clear(task.locals.get()))) {
+            Ok(()) => result,
+            Err(payload) => result.and(Err(payload)),
+        };
+        *stage = Stage::Done(result);
+        Task::complete(this);
+    }
+}
+
+unsafe fn take<F, T>(this: NonNull<Task>, out: *mut ()) {
+    let cell = this.cast::<TaskCell<F, T>>();
+    // SAFETY: the task is done and the caller is the only one who takes; `out` has this type.
+    unsafe {
+        if let Stage::Done(result) = std::mem::replace(&mut *cell.as_ref().stage.get(), Stage::Empty) {
+            *out.cast::<Option<Result<T, Payload>>>() = Some(result);
+        }
+    }
+}
+
+/// Drops closure or result; returns a panic's payload. A destructor's own panic is such a payload too.
+unsafe fn discard<F, T>(this: NonNull<Task>) -> Option<Payload> {
+    let cell = this.cast::<TaskCell<F, T>>();
+    // SAFETY: the caller owns the stage.
+    let stage = unsafe { std::mem::replace(&mut *cell.as_ref().stage.get(), Stage::Empty) };
+    match stage {
+        Stage::Done(Err(payload)) => Some(payload),
+        other => catch_unwind(AssertUnwindSafe(|| drop(other))).err(),
+    }
+}
+
+/// Replaces the closure by a panic's payload.
+unsafe fn fail<F, T>(this: NonNull<Task>, payload: Payload) {
+    let cell = this.cast::<TaskCell<F, T>>();
+    // SAFETY: the caller owns the stage.
+    let closure = unsafe { std::mem::replace(&mut *cell.as_ref().stage.get(), Stage::Done(Err(payload))) };
+    drop(catch_unwind(AssertUnwindSafe(|| drop(closure))));
+}
+
+unsafe fn free<F, T>(this: NonNull<Task>) {
+    // SAFETY: allocated as this box, and the last reference is gone.
+    drop(unsafe { Box::from_raw(this.cast::<TaskCell<F, T>>().as_ptr()) });
+}

@@ -1,0 +1,4 @@
+//! What a runtime tells about itself.
+
+pub mod metrics;
+pub(crate) mod report;

@@ -1,0 +1,368 @@
+//! Starting a runtime.
+
+use super::{GLOBAL, Handle, PanicHandler, Runtime, Shared, WorkerHook, fault, fork, resolve, timer};
+use crate::identity::pool::Pool;
+use crate::identity::service::{self, Service};
+use crate::identity::{ghost, stack};
+use crate::preempt::{Mechanism, Pinning, Preemption};
+use crate::time::timers::Timers;
+use crate::worker::carrier::Carriers;
+use crate::worker::{Role, Worker};
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{fmt, io};
+use unyield_preempt::{backend::signal, foreign, probe};
+use unyield_stealing::{Armed, Idle, Injector};
+
+/// Why a runtime cannot be built.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// What was asked for does not exist here (CPU, kernel, libc), or makes no sense; with the reason.
+    Unavailable(&'static str),
+    /// A thread, a mapping or a signal handler could not be made.
+    Io(io::Error),
+    /// There is a global runtime already.
+    GlobalAlreadySet,
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BuildError::Unavailable(why) => write!(f, "the runtime cannot be built as asked: {why}"),
+            BuildError::Io(error) => write!(f, "the runtime cannot be built: {error}"),
+            BuildError::GlobalAlreadySet => f.write_str("the global runtime exists already"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            BuildError::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for BuildError {
+    fn from(error: io::Error) -> Self {
+        BuildError::Io(error)
+    }
+}
+
+/// Settings, by value. Defaults: as many workers as the machine has parallelism, `Mechanism::Auto`, `Preemption::Anywhere`, a quantum of 1 ms,
+/// 256 KiB stacks (virtual), SIGURG, 512 carriers at most, 10 s for shutdown.
+#[must_use = "a builder does nothing until build is called"]
+pub struct Builder {
+    workers: usize,
+    worker_name: Option<Box<dyn FnMut(usize) -> String + Send>>,
+    pinning: Pinning,
+    stack_size: usize,
+    quantum: Duration,
+    mechanism: Mechanism,
+    preemption: Preemption,
+    signal: i32,
+    max_carriers: usize,
+    shutdown_timeout: Duration,
+    on_start: Option<WorkerHook>,
+    on_stop: Option<WorkerHook>,
+    panic_handler: Option<PanicHandler>,
+    seed: u64,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder {
+            workers: 0,
+            worker_name: None,
+            pinning: Pinning::default(),
+            stack_size: 256 << 10,
+            quantum: Duration::from_millis(1),
+            mechanism: Mechanism::default(),
+            preemption: Preemption::default(),
+            signal: signal::DEFAULT_SIGNAL,
+            max_carriers: 512,
+            shutdown_timeout: Duration::from_secs(10),
+            on_start: None,
+            on_stop: None,
+            panic_handler: None,
+            seed: 0,
+        }
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("workers", &self.workers)
+            .field("stack_size", &self.stack_size)
+            .field("quantum", &self.quantum)
+            .field("preemption", &self.preemption)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// Number of workers; 0 = available parallelism.
+    pub fn workers(mut self, n: usize) -> Self {
+        self.workers = n;
+        self
+    }
+
+    /// Names the workers' threads; the default is `unyield-N`.
+    pub fn worker_name(mut self, f: impl FnMut(usize) -> String + Send + 'static) -> Self {
+        self.worker_name = Some(Box::new(f));
+        self
+    }
+
+    /// Binds workers to CPUs.
+    pub fn pinning(mut self, p: Pinning) -> Self {
+        self.pinning = p;
+        self
+    }
+
+    /// Bytes of stack for each fiber (virtual; the thread-local block lies on it too), at least 16 KiB.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = bytes;
+        self
+    }
+
+    /// How long a fiber may run while others wait: at least this long, at most about one and a half times. Between 20 µs and 10 s.
+    pub fn quantum(mut self, q: Duration) -> Self {
+        self.quantum = q;
+        self
+    }
+
+    /// How interrupts are delivered.
+    pub fn mechanism(mut self, m: Mechanism) -> Self {
+        self.mechanism = m;
+        self
+    }
+
+    /// Where fibers may be preempted.
+    pub fn preemption(mut self, p: Preemption) -> Self {
+        self.preemption = p;
+        self
+    }
+
+    /// The signal that carries interrupts (default SIGURG). What is not ours goes to the handler that was there before.
+    pub fn signal(mut self, signo: i32) -> Self {
+        self.signal = signo;
+        self
+    }
+
+    /// How many OS threads there may be beside the workers for fibers that block in the kernel.
+    pub fn max_carriers(mut self, n: usize) -> Self {
+        self.max_carriers = n;
+        self
+    }
+
+    /// How long dropping the runtime waits for its fibers.
+    pub fn shutdown_timeout(mut self, d: Duration) -> Self {
+        self.shutdown_timeout = d;
+        self
+    }
+
+    /// Runs on each worker's thread before it runs fibers.
+    pub fn on_worker_start(mut self, f: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        self.on_start = Some(Box::new(f));
+        self
+    }
+
+    /// Runs on each worker's thread after it has run its last fiber.
+    pub fn on_worker_stop(mut self, f: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        self.on_stop = Some(Box::new(f));
+        self
+    }
+
+    /// Gets the payload when a fiber panics that nobody joins (its handle was dropped before). On that fiber. std's panic hook has printed already.
+    pub fn panic_handler(mut self, f: impl Fn(Box<dyn Any + Send>) + Send + Sync + 'static) -> Self {
+        self.panic_handler = Some(Box::new(f));
+        self
+    }
+
+    /// Seed of the workers' random choices (whom to steal from).
+    pub fn rng_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Starts the runtime. Plain thread, or fiber of another runtime.
+    ///
+    /// # Errors
+    /// `Unavailable` for settings that this machine cannot fulfil or that make no sense, `Io` if a thread, a stack or the signal handler cannot be made.
+    pub fn build(self) -> Result<Runtime, BuildError> {
+        build(self)
+    }
+
+    /// Starts the runtime that the free functions use on plain threads.
+    ///
+    /// # Errors
+    /// As [`Builder::build`], and `GlobalAlreadySet` if it exists, because it was set or already used.
+    pub fn build_global(self) -> Result<(), BuildError> {
+        if GLOBAL.get().is_some() {
+            return Err(BuildError::GlobalAlreadySet);
+        }
+        GLOBAL.set(self.build()?).map_err(|_late| BuildError::GlobalAlreadySet)
+    }
+
+    fn check(&self) -> Result<(), BuildError> {
+        const MAX_WORKERS: usize = 4096;
+        let unavailable = |why| Err(BuildError::Unavailable(why));
+        if self.workers > MAX_WORKERS {
+            return unavailable("more than 4096 workers");
+        }
+        if !(stack::MIN..=stack::MAX).contains(&self.stack_size) {
+            return unavailable("the stack size must be between 16 KiB and 1 TiB");
+        }
+        if !(Duration::from_micros(20)..=Duration::from_secs(10)).contains(&self.quantum) {
+            return unavailable("the quantum must be between 20 µs and 10 s");
+        }
+        if matches!(&self.pinning, Pinning::Cores(cores) if cores.is_empty()) {
+            return unavailable("Pinning::Cores names no core");
+        }
+        if self.max_carriers > 1 << 16 {
+            return unavailable("more than 65536 carriers");
+        }
+        if !fork::alive() {
+            return unavailable("no runtime can be built in a child that was forked from a fiber");
+        }
+        if self.preemption != Preemption::AtCheckpoints {
+            if let Some(why) = probe::identity_obstacle() {
+                return unavailable(why);
+            }
+            if ghost::tid_offset().is_none() {
+                return unavailable("the thread id could not be found in this libc's thread control block");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The OS threads of a runtime.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    pub(crate) workers: Vec<JoinHandle<()>>,
+    pub(crate) services: Vec<JoinHandle<()>>,
+}
+
+extern "C" fn native_fs() -> usize {
+    // SAFETY: in a signal handler, so nothing switches; a null receiver is a thread that is no worker.
+    unsafe { Worker::try_current().map_or(0, Worker::native_fs) }
+}
+
+fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
+    settings.check()?;
+    resolve(settings.mechanism)?;
+    let n = match settings.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    fork::prepare()?;
+    unyield_stealing::fence::register();
+    signal::install(settings.signal)?;
+    fault::install();
+    foreign::adopt_handlers();
+    // SAFETY: `native_fs` only reads the gate and a word of the worker.
+    unsafe { foreign::wrap_setxid(native_fs) };
+
+    let shared = Arc::new(Shared {
+        workers: (0..n).map(|index| Worker::new(Role::Regular, index)).collect(),
+        carriers: Carriers::new(settings.max_carriers),
+        injector: Injector::new(),
+        hungry: Injector::new(),
+        idle: Idle::new(n),
+        armed: Armed::new(),
+        timers: Timers::new(),
+        pool: Pool::new(),
+        service: Service::new(),
+        stack_size: settings.stack_size,
+        quantum_ns: settings.quantum.as_nanos() as u64,
+        preemption: settings.preemption,
+        signal: settings.signal,
+        panic_handler: settings.panic_handler.take(),
+        on_stop: settings.on_stop.take(),
+        cancelling: AtomicBool::new(false),
+        leaving: AtomicBool::new(false),
+        stopping: AtomicBool::new(false),
+        halted: AtomicBool::new(false),
+        spawned_outside: AtomicU64::new(0),
+        ended_outside: AtomicU64::new(0),
+        ticks_sent: AtomicU64::new(0),
+    });
+    for worker in &shared.workers {
+        worker.runtime.set(Arc::as_ptr(&shared));
+    }
+    let handle = Handle::new(shared.clone());
+    let mut threads = Threads { workers: Vec::new(), services: Vec::new() };
+    match start(&mut settings, &shared, &mut threads) {
+        Ok(()) => Ok(Runtime { handle, threads: Some(threads), shutdown_timeout: settings.shutdown_timeout }),
+        Err(error) => {
+            super::shutdown::shut_down(&handle, threads, Duration::from_secs(1));
+            Err(error.into())
+        }
+    }
+}
+
+fn start(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) -> io::Result<()> {
+    for (name, body) in [("unyield-create", Service::create_loop as fn(&Shared)), ("unyield-retire", Service::retire_loop)] {
+        let shared = shared.clone();
+        threads.services.push(std::thread::Builder::new().name(name.into()).spawn(move || {
+            unyield_preempt::tick::block_all_signals();
+            body(&shared);
+        })?);
+    }
+    // One for each worker and a few more: the first fibers need not wait.
+    for _ in 0..shared.workers.len() + 2 {
+        shared.pool.push(service::make(shared, shared.stack_size)?);
+    }
+    let hook = settings.on_start.take().map(Arc::new);
+    for index in 0..shared.workers.len() {
+        let name = settings.worker_name.as_mut().map_or_else(|| format!("unyield-{index}"), |name| name(index));
+        let core = settings.pinning.core(index);
+        let (shared, hook, seed) = (shared.clone(), hook.clone(), settings.seed.wrapping_add(index as u64));
+        let (sender, receiver) = mpsc::sync_channel(1);
+        threads.workers.push(std::thread::Builder::new().name(name).spawn(move || {
+            if let Some(core) = core
+                && let Err(error) = pin(core)
+            {
+                drop(sender.send(Err(error)));
+                return;
+            }
+            if let Some(hook) = hook {
+                hook(index);
+            }
+            // SAFETY: this thread becomes the worker, and keeps the runtime's memory.
+            unsafe { shared.workers[index].main(seed, move |result| drop(sender.send(result))) };
+            if let Some(hook) = &shared.on_stop {
+                hook(index);
+            }
+        })?);
+        receiver.recv().unwrap_or_else(|_gone| Err(io::Error::other("a worker's start hook panicked")))?;
+    }
+    let timer = shared.clone();
+    threads.services.push(unyield_preempt::tick::spawn_timer("unyield-timer".into(), move || timer::run(&timer))?);
+    shared.service.wake(); // one carrier in advance
+    Ok(())
+}
+
+/// Binds the calling thread to one CPU.
+fn pin(core: usize) -> io::Result<()> {
+    if core >= libc::CPU_SETSIZE as usize {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such CPU"));
+    }
+    // SAFETY: a set on the stack, with an index inside it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        if libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Fatal signals on a fiber: a stack overflow and an abort say which fiber it was, then end the process as they would have.
+
+use crate::fiber::task;
+use crate::observe::report::Line;
+use crate::worker::Worker;
+use std::ptr::null_mut;
+use std::sync::Once;
+use std::sync::atomic::Ordering::Relaxed;
+use unyield_preempt::backend::signal;
+
+static mut PREVIOUS: [Option<libc::sigaction>; 32] = [None; 32];
+
+/// Once per process.
+pub(crate) fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for signo in [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT] {
+            // SAFETY: plain sigaction calls; PREVIOUS is written before our handler can read it.
+            unsafe {
+                let mut previous: libc::sigaction = std::mem::zeroed();
+                libc::sigaction(signo, std::ptr::null(), &mut previous);
+                PREVIOUS[signo as usize] = Some(previous);
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_sigaction = handler as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+                libc::sigemptyset(&mut action.sa_mask);
+                libc::sigaction(signo, &action, null_mut());
+            }
+        }
+    });
+}
+
+unsafe extern "C" fn handler(signo: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: in a handler on its own stack; the fiber it interrupted cannot go on meanwhile, so its task and identity are alive. PREVIOUS is constant now.
+    unsafe {
+        if let Some(task) = task::current() {
+            let identity = task.identity.load(Relaxed).as_ref();
+            if signo == libc::SIGABRT {
+                name_fiber(task, None, "aborts");
+            } else if identity.is_some_and(|identity| identity.stack.guard_contains((*info).si_addr() as usize)) {
+                name_fiber(task, identity.map(|identity| identity.stack.asked()), "has overflowed its stack");
+                restore(libc::SIGABRT);
+                libc::abort();
+            }
+        }
+        let previous = (*(&raw const PREVIOUS))[signo as usize & 31];
+        match previous {
+            Some(previous) if previous.sa_sigaction > 1 && previous.sa_flags & libc::SA_SIGINFO != 0 => {
+                let handler: unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = std::mem::transmute(previous.sa_sigaction);
+                handler(signo, info, context);
+            }
+            Some(previous) if previous.sa_sigaction > 1 => {
+                let handler: unsafe extern "C" fn(i32) = std::mem::transmute(previous.sa_sigaction);
+                handler(signo);
+            }
+            _ => {
+                // the default action, taken when the instruction faults again or the signal is sent again
+                restore(signo);
+                if signo == libc::SIGABRT || (*info).si_code <= 0 {
+                    libc::raise(signo);
+                }
+            }
+        }
+    }
+}
+
+unsafe fn restore(signo: i32) {
+    // SAFETY: the default action.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        libc::sigaction(signo, &action, null_mut());
+    }
+}
+
+/// Says which fiber it is, and gives the thread its name, so that the core shows it.
+unsafe fn name_fiber(task: &task::Task, stack: Option<usize>, what: &str) {
+    let mut line = Line::new();
+    line.push("\nunyield: fiber ");
+    line.push_number(task.id.as_u64().get());
+    if let Some(name) = task.name() {
+        line.push(" '");
+        line.push(name);
+        line.push("'");
+        let mut short = [0u8; 16];
+        let n = name.len().min(15);
+        short[..n].copy_from_slice(&name.as_bytes()[..n]);
+        // SAFETY: a terminated string of at most 16 bytes.
+        unsafe { libc::prctl(libc::PR_SET_NAME, short.as_ptr()) };
+    }
+    line.push(", spawned at ");
+    line.push(task.spawned_at.file());
+    line.push(":");
+    line.push_number(u64::from(task.spawned_at.line()));
+    line.push(", ");
+    line.push(what);
+    if let Some(size) = stack {
+        line.push(" of ");
+        line.push_number(size as u64);
+        line.push(" bytes");
+    }
+    line.push("\n");
+    line.write();
+}
+
+/// A worker does not answer: say so, and why if it can be told. Called by the timer thread: raw writes only.
+pub(crate) fn report_stuck(worker: &Worker) {
+    let mut line = Line::new();
+    line.push("unyield: worker ");
+    line.push_number(worker.index as u64);
+    line.push(if signal::is_installed(worker.receiver.signal()) {
+        " has not answered 64 ticks: its signal is blocked, or it is in a call that no signal ends\n"
+    } else {
+        " has not answered 64 ticks: another handler was installed for the runtime's signal, so nothing is preempted any more\n"
+    });
+    line.write();
+}

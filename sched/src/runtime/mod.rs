@@ -1,0 +1,266 @@
+//! A runtime: its workers, its threads beside them, and what they share.
+//!
+//! `builder` starts it, `handle` reaches it, `timer` drives its ticks and deadlines, `shutdown` ends it, `fork` and `fault` deal with what happens to the
+//! process as a whole.
+
+pub(crate) mod builder;
+pub(crate) mod fault;
+pub(crate) mod fork;
+pub(crate) mod handle;
+pub(crate) mod shutdown;
+pub(crate) mod timer;
+
+pub use builder::{BuildError, Builder};
+pub use handle::Handle;
+
+use crate::fiber::task::{self, Payload, Spec, Task};
+use crate::fiber::{JoinHandle, builder as spawn};
+use crate::identity::pool::Pool;
+use crate::identity::service::Service;
+use crate::preempt::{Mechanism, Preemption};
+use crate::time::timers::Timers;
+use crate::worker::carrier::Carriers;
+use crate::worker::runnable::Runnable;
+use crate::worker::Worker;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+use unyield_stealing::{Armed, Idle, Injector};
+
+type PanicHandler = Box<dyn Fn(Box<dyn Any + Send>) + Send + Sync>;
+type WorkerHook = Box<dyn Fn(usize) + Send + Sync>;
+
+/// What workers, fibers and the threads of a runtime share.
+pub(crate) struct Shared {
+    pub(crate) workers: Box<[Worker]>,
+    pub(crate) carriers: Carriers,
+    /// Runnables from outside, and what does not fit into a worker's queue.
+    pub(crate) injector: Injector<Runnable>,
+    /// Tasks that wait for an identity.
+    pub(crate) hungry: Injector<Runnable>,
+    pub(crate) idle: Idle,
+    pub(crate) armed: Armed,
+    pub(crate) timers: Timers,
+    pub(crate) pool: Pool,
+    pub(crate) service: Service,
+    pub(crate) stack_size: usize,
+    pub(crate) quantum_ns: u64,
+    pub(crate) preemption: Preemption,
+    pub(crate) signal: i32,
+    pub(crate) panic_handler: Option<PanicHandler>,
+    pub(crate) on_stop: Option<WorkerHook>,
+    /// Shutdown has begun: tasks that have not started never run.
+    pub(crate) cancelling: AtomicBool,
+    /// Shutdown has given up: workers leave, with fibers in their queues.
+    pub(crate) leaving: AtomicBool,
+    /// Workers leave when they find nothing more to run.
+    pub(crate) stopping: AtomicBool,
+    /// The service threads and the timer leave.
+    pub(crate) halted: AtomicBool,
+    /// Tasks spawned by threads that are no regular worker, and ended there.
+    pub(crate) spawned_outside: AtomicU64,
+    pub(crate) ended_outside: AtomicU64,
+    pub(crate) ticks_sent: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn shares_identities(&self) -> bool {
+        self.preemption == Preemption::AtCheckpoints
+    }
+
+    /// Queues a runnable for any worker. Masked, or on a plain thread.
+    ///
+    /// # Safety
+    /// It is in no queue, and the caller has the right to queue it.
+    pub(crate) unsafe fn inject(&self, runnable: NonNull<Runnable>) {
+        unyield_preempt::mask();
+        // SAFETY: as promised; masked here.
+        unsafe {
+            self.injector.push(runnable);
+            if !self.idle.notify_one() {
+                self.armed.enqueue_check();
+            }
+            unyield_preempt::unmask();
+        }
+    }
+
+    /// Something was queued on the calling worker: wake a sleeper for it, or see that it will be ticked.
+    #[inline]
+    pub(crate) fn announce(&self, wake: bool) {
+        let woken = wake && self.workers.len() > 1 && self.idle.notify_one();
+        if !woken {
+            self.armed.enqueue_check();
+        }
+    }
+
+    /// No identity is free for this task. Masked.
+    pub(crate) fn starve(&self, task: NonNull<Runnable>) {
+        // SAFETY: it was taken out of a queue by the caller.
+        unsafe { self.hungry.push(task) };
+        self.service.wake();
+    }
+
+    /// True if any queue holds something that any worker may take.
+    pub(crate) fn has_queued_work(&self) -> bool {
+        !self.injector.is_empty() || self.workers.iter().any(|worker| worker.queue.has_stealable())
+    }
+
+    /// Fibers spawned and not ended. Ends are read first, so that the difference is never too small.
+    pub(crate) fn alive_fibers(&self) -> u64 {
+        let sum = |read: fn(&Worker) -> &AtomicU64| self.workers.iter().map(|worker| read(worker).load(Relaxed)).sum::<u64>();
+        let ended = sum(|worker| &worker.counters.ended) + self.ended_outside.load(Relaxed);
+        std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+        let spawned = sum(|worker| &worker.counters.spawned) + self.spawned_outside.load(Relaxed);
+        spawned.saturating_sub(ended)
+    }
+
+    /// Calls `f` with the runtime of the running fiber, or the global one.
+    pub(crate) fn with_current<R>(f: impl FnOnce(&Shared) -> R) -> R {
+        match task::current() {
+            Some(task) if fork::alive() => f(task.runtime()),
+            _ => f(handle::global().shared()),
+        }
+    }
+}
+
+/// A detached fiber panicked: tell the runtime's handler. Unmasked, on a fiber.
+pub(crate) fn detached_panic(task: &Task, payload: Payload) {
+    if let Some(handler) = &task.runtime().panic_handler {
+        // A handler that panics itself has been told; there is nobody else to tell.
+        drop(catch_unwind(AssertUnwindSafe(|| handler(payload))));
+    }
+}
+
+/// A pool of workers (OS threads) that run fibers. Dropping it cancels what is left and waits for at most `Builder::shutdown_timeout` (default 10 s); fibers
+/// that ignore that are leaked and reported. Runtimes nest: a fiber of one may build, use and drop another.
+///
+/// ```
+/// let runtime = unyield::Runtime::builder().workers(2).build().unwrap();
+/// let answer = runtime.run(|| {
+///     let handle = unyield::spawn(|| 6 * 7);
+///     handle.join().unwrap()
+/// });
+/// assert_eq!(answer, 42);
+/// ```
+///
+/// # Panics
+/// Dropping it inside one of its own fibers panics.
+#[derive(Debug)]
+pub struct Runtime {
+    handle: Handle,
+    threads: Option<builder::Threads>,
+    shutdown_timeout: Duration,
+}
+
+impl Runtime {
+    /// With the default settings.
+    ///
+    /// # Errors
+    /// See [`Builder::build`].
+    pub fn new() -> Result<Runtime, BuildError> {
+        Builder::default().build()
+    }
+
+    /// Settings, to be changed by value.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Runs `f` as a fiber and waits for it: blocks a plain thread, parks a fiber (of this or another runtime). `f` may borrow. The wait cannot be cancelled.
+    ///
+    /// # Panics
+    /// With the panic of `f`; inside a critical section; in a forked child.
+    #[track_caller]
+    pub fn run<F: FnOnce() -> R + Send, R: Send>(&self, f: F) -> R {
+        self.handle.run(f)
+    }
+
+    /// Drives a future in a fiber of this runtime, and waits for it.
+    ///
+    /// # Panics
+    /// As [`Runtime::run`].
+    #[track_caller]
+    pub fn block_on<F: Future + Send>(&self, f: F) -> F::Output
+    where
+        F::Output: Send,
+    {
+        self.run(|| crate::fiber::block_on(f))
+    }
+
+    /// Spawns a fiber on this runtime, from anywhere.
+    ///
+    /// # Panics
+    /// In a forked child.
+    #[track_caller]
+    pub fn spawn<F, T>(&self, f: F) -> JoinHandle<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.handle.spawn(f)
+    }
+
+    /// The runtime's handle.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Cancels what is left and waits for at most `d`. True if every fiber ended; the others are leaked, never unmapped, and reported.
+    ///
+    /// # Panics
+    /// Inside one of the runtime's own fibers.
+    pub fn shutdown_timeout(mut self, d: Duration) -> bool {
+        self.shut_down(d)
+    }
+
+    fn shut_down(&mut self, timeout: Duration) -> bool {
+        let Some(threads) = self.threads.take() else { return true };
+        if !fork::alive() {
+            // In a forked child nothing of the runtime lives but its memory.
+            std::mem::forget(threads);
+            return false;
+        }
+        let shared = self.handle.shared();
+        let own = task::current().is_some_and(|task| std::ptr::eq(task.runtime(), shared));
+        if own {
+            std::mem::forget(threads);
+            panic!("a runtime was dropped inside one of its own fibers");
+        }
+        shutdown::shut_down(&self.handle, threads, timeout)
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.shut_down(self.shutdown_timeout);
+    }
+}
+
+impl Handle {
+    /// See [`Runtime::run`].
+    #[track_caller]
+    pub(crate) fn run<F: FnOnce() -> R + Send, R: Send>(&self, f: F) -> R {
+        let spec = Spec { name: None, stack_size: self.shared().stack_size, spawned_at: Location::caller(), scope: None };
+        // SAFETY: we wait for the end below, whatever happens: `join` is not cancelled, and nothing in between unwinds. The handle takes the result
+        // before this frame ends.
+        let handle = unsafe { spawn::start(self.shared(), spec, f) };
+        match handle.join() {
+            Ok(value) => value,
+            Err(error) => resume_unwind(error.into_payload()),
+        }
+    }
+}
+
+/// The global runtime, built on first use with defaults or by `Builder::build_global`.
+pub(crate) static GLOBAL: OnceLock<Runtime> = OnceLock::new();
+
+/// Which mechanism a setting stands for on this machine.
+pub(crate) fn resolve(mechanism: Mechanism) -> Result<Mechanism, BuildError> {
+    match mechanism {
+        Mechanism::Auto | Mechanism::Signal => Ok(Mechanism::Signal),
+    }
+}

@@ -1,0 +1,105 @@
+//! How something becomes runnable: a spawned task, a fiber whose wait has ended. From fibers, workers, plain threads and the timer; never from a handler.
+
+use super::{Role, Worker};
+use crate::fiber::task::Task;
+use crate::identity::Identity;
+use crate::runtime::Shared;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use unyield_preempt::receiver::bump;
+use unyield_preempt::{mask, unmask};
+
+/// The regular worker of `runtime` that the caller runs on.
+///
+/// # Safety
+/// Masked.
+#[inline]
+unsafe fn local<'a>(runtime: &Shared) -> Option<&'a Worker> {
+    // SAFETY: as promised.
+    let worker = unsafe { Worker::try_current() }?;
+    (worker.role == Role::Regular && std::ptr::eq(worker.runtime.get(), runtime)).then_some(worker)
+}
+
+/// Queues a new task.
+///
+/// # Safety
+/// It was just made, and is in no queue.
+#[inline]
+pub(crate) unsafe fn spawned(runtime: &Shared, task: NonNull<Task>) {
+    mask();
+    // SAFETY: masked; the runtime's reference of the task keeps it alive.
+    unsafe {
+        match local(runtime) {
+            Some(worker) => {
+                bump(&worker.counters.spawned);
+                match worker.queue.push_fresh(task.cast()) {
+                    Ok(()) => runtime.announce(true),
+                    Err(full) => runtime.inject(full),
+                }
+            }
+            None => {
+                runtime.spawned_outside.fetch_add(1, Relaxed);
+                runtime.inject(task.cast());
+            }
+        }
+        unmask();
+    }
+}
+
+/// Queues a parked fiber whose wait the caller has ended.
+///
+/// # Safety
+/// The caller ended the wait and nobody else queues it.
+#[inline]
+pub(crate) unsafe fn woken(task: &Task) {
+    mask();
+    // SAFETY: masked; a parked fiber's task has an identity, at rest and in no queue.
+    unsafe {
+        identity(task.runtime(), &*task.identity.load(Acquire));
+        unmask();
+    }
+}
+
+/// Queues an identity at rest.
+///
+/// # Safety
+/// Masked; it is in no queue, and the caller has the right to queue it.
+pub(crate) unsafe fn identity(runtime: &Shared, identity: &Identity) {
+    let runnable = NonNull::from(&identity.head);
+    // SAFETY: as promised.
+    unsafe {
+        if let Some(bound) = identity.bound.get().as_ref() {
+            return pinned(bound, identity);
+        }
+        match local(runtime) {
+            Some(worker) => {
+                // It runs as soon as the running fiber waits: no other worker is woken for it. The tick looks after it.
+                match worker.queue.set_next(runnable) {
+                    None => runtime.armed.enqueue_check(),
+                    Some(displaced) => match worker.queue.push_woken(displaced) {
+                        Ok(()) => runtime.announce(true),
+                        Err(full) => runtime.inject(full),
+                    },
+                }
+            }
+            None => runtime.inject(runnable),
+        }
+    }
+}
+
+/// Queues an identity on the only worker that may run it.
+///
+/// # Safety
+/// As for [`identity`].
+pub(crate) unsafe fn pinned(bound: &Worker, identity: &Identity) {
+    // SAFETY: as promised.
+    unsafe { bound.queue.push_pinned(NonNull::from(&identity.head)) };
+    match bound.role {
+        Role::Regular => {
+            let runtime = bound.runtime();
+            runtime.idle.notify_worker(bound.index);
+            runtime.armed.enqueue_check();
+        }
+        Role::Carrier => super::carrier::ring(bound),
+    }
+}

@@ -1,0 +1,69 @@
+//! What an interrupt decides: whether the running fiber's quantum is over, and where it goes.
+
+use super::{After, TICK, Worker, carrier, resume};
+use crate::runtime::fork;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::Ordering::Relaxed;
+use unyield_preempt::arch::insn;
+use unyield_preempt::receiver::bump;
+use unyield_preempt::{Frame, Receiver};
+
+fn worker_of(receiver: &Receiver) -> &Worker {
+    // SAFETY: the handlers in this module are installed on workers' receivers only, and a receiver is its worker's first field.
+    unsafe { &*(receiver as *const Receiver).cast::<Worker>() }
+}
+
+/// Runs in the signal handler: a tick is worth an interrupt if it is meant for the slice that runs, and something else could run.
+///
+/// # Safety
+/// Async-signal-safe: loads only.
+pub(crate) unsafe fn filter(receiver: &Receiver, pending: u64) -> u64 {
+    if pending & (1 << TICK) != 0 && !wants_preempt(worker_of(receiver)) { pending & !(1 << TICK) } else { pending }
+}
+
+fn wants_preempt(worker: &Worker) -> bool {
+    worker.tick_slice.load(Relaxed) == worker.slice.load(Relaxed)
+        && fork::alive()
+        && !worker.current.load(Relaxed).is_null()
+        && worker.has_other_work()
+}
+
+/// The tick: masked, on the interrupted fiber (`frame`), or at the end of its critical section.
+///
+/// # Safety
+/// The contract of `unyield_preempt::vector::Handler`.
+pub(crate) unsafe fn on_tick(receiver: &Receiver, frame: Option<&mut Frame>) {
+    let worker = worker_of(receiver);
+    if !wants_preempt(worker) {
+        return;
+    }
+    // A changed signal mask belongs to the OS thread. The signal handler has looked at it already; at the end of a section nobody has.
+    if frame.is_none() && insn::signal_mask() != receiver.base_mask() {
+        bump(&receiver.counters.foreign_mask);
+        return;
+    }
+    // SAFETY: `current` is the running fiber's identity; masked.
+    unsafe {
+        let identity = &*worker.current.load(Relaxed);
+        if identity.is_shared() || worker.untickable.load(Relaxed) {
+            return;
+        }
+        // SAFETY: the frame is an interrupted fiber's, whose text is mapped.
+        let call = frame.as_ref().and_then(|frame| frame.syscall());
+        let me = NonNull::from(identity);
+        let after = match call {
+            Some(call) => {
+                if !carrier::worthwhile(worker, call) {
+                    return;
+                }
+                bump(&worker.counters.preemptions_in_calls);
+                identity.frame.set(frame.map_or(null_mut(), |frame| frame));
+                After::Blocked(me)
+            }
+            None => After::Requeue(me),
+        };
+        bump(&worker.counters.preemptions);
+        resume::leave(after);
+        identity.frame.set(null_mut());
+    }
+}

@@ -1,0 +1,187 @@
+//! The scheduler loop of a regular worker, on its native stack: masked for ever, so nothing in it may allocate, free, lock or run user code.
+
+use super::{Role, Worker, resume};
+use crate::identity::Identity;
+use crate::runtime::Shared;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::ptr::null;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::time::Duration;
+use unyield_preempt::arch::insn;
+use unyield_preempt::foreign::AlternateStack;
+use unyield_preempt::gate::gate;
+use unyield_preempt::receiver::bump;
+use unyield_preempt::tick;
+
+/// How many times an idle worker looks everywhere before it sleeps.
+const SEARCHES: u32 = 2;
+/// How many tasks a worker takes from the injector at once, so that the others get theirs.
+const BATCH: usize = 16;
+
+impl Worker {
+    /// The body of a worker's thread between its hooks: attaches, runs until the runtime stops, detaches.
+    ///
+    /// # Safety
+    /// Once, on the thread that is to be this worker; the runtime outlives the call.
+    pub(crate) unsafe fn main(&self, seed: u64, ready: impl FnOnce(std::io::Result<()>)) {
+        let alternate = match AlternateStack::install() {
+            Ok(alternate) => alternate,
+            Err(error) => return ready(Err(error)),
+        };
+        // SAFETY: this thread becomes the worker.
+        unsafe { self.attach() };
+        ready(Ok(()));
+        // SAFETY: masked and attached.
+        unsafe {
+            match self.role {
+                Role::Regular => self.schedule(seed),
+                Role::Carrier => super::carrier::serve(self),
+            }
+            self.detach();
+        }
+        drop(alternate);
+    }
+
+    unsafe fn attach(&self) {
+        unyield_stealing::RunQueue::<super::Runnable>::prewarm();
+        // SAFETY: settings of the calling thread; FSGSBASE was probed unless identities are shared, in which case FS is never swapped.
+        unsafe {
+            libc::prctl(libc::PR_SET_TIMERSLACK, 1);
+            if !self.runtime().shares_identities() {
+                self.native_fs.set(insn::rdfsbase());
+            }
+            let gate = gate();
+            gate.prepare_shared(); // never interrupted in place: native code of a worker is masked anyway
+            gate.set_receiver(&self.receiver);
+            self.native_gate.set(gate);
+        }
+        self.started_ns.store(tick::now(), Relaxed);
+        self.receiver.attach(self.runtime().signal);
+    }
+
+    unsafe fn detach(&self) {
+        self.receiver.detach();
+        // SAFETY: the thread runs no fiber any more; a late signal finds no receiver.
+        unsafe { gate().set_receiver(null()) };
+        gate().open();
+    }
+
+    unsafe fn schedule(&self, seed: u64) {
+        let runtime = self.runtime();
+        let mut rng = SmallRng::seed_from_u64(seed);
+        // SAFETY: native stack, masked.
+        unsafe {
+            loop {
+                self.settle();
+                match self.find(runtime, &mut rng) {
+                    Some(identity) => resume::enter(self, identity),
+                    None => return,
+                }
+            }
+        }
+    }
+
+    /// What to run next; sleeps while there is nothing. `None`: the runtime stops.
+    unsafe fn find<'a>(&'a self, runtime: &'a Shared, rng: &mut SmallRng) -> Option<&'a Identity> {
+        self.picks.set(0);
+        if runtime.leaving.load(Acquire) {
+            return None; // what is left is leaked
+        }
+        loop {
+            // SAFETY: native stack, masked.
+            unsafe {
+                if let Some(identity) = self.from_injector(runtime) {
+                    return Some(identity);
+                }
+                while let Some(runnable) = self.queue.pop_native() {
+                    if let Some(identity) = self.bind(runnable) {
+                        return Some(identity);
+                    }
+                }
+                if runtime.stopping.load(Acquire) {
+                    return None;
+                }
+                if runtime.idle.begin_search() {
+                    let mut found = None;
+                    for _ in 0..SEARCHES {
+                        found = self.from_injector(runtime).or_else(|| self.steal(runtime, rng));
+                        if found.is_some() {
+                            break;
+                        }
+                        std::hint::spin_loop();
+                    }
+                    let last = runtime.idle.end_search();
+                    if let Some(identity) = found {
+                        if last && runtime.has_queued_work() {
+                            runtime.idle.notify_one();
+                        }
+                        return Some(identity);
+                    }
+                }
+            }
+            self.sleep(runtime);
+        }
+    }
+
+    fn sleep(&self, runtime: &Shared) {
+        let ticket = runtime.idle.prepare_sleep_as(self.index);
+        // The last look comes after the registration: an enqueuer that does not see us is seen by us.
+        let claimed = if self.queue.has_work() || runtime.has_queued_work() || runtime.stopping.load(Acquire) {
+            runtime.idle.cancel_sleep(ticket)
+        } else {
+            let start = tick::now();
+            let claimed = runtime.idle.sleep(ticket, None::<Duration>);
+            let slept = tick::now().saturating_sub(start);
+            self.counters.idle_ns.store(self.counters.idle_ns.load(Relaxed) + slept, Relaxed);
+            claimed
+        };
+        // A wake-up that we took but may not need is passed on.
+        if claimed && runtime.has_queued_work() && runtime.workers.len() > 1 {
+            runtime.idle.notify_one();
+        }
+    }
+
+    /// Takes from the injector: one to run, a few more for our own queue.
+    unsafe fn from_injector<'a>(&'a self, runtime: &'a Shared) -> Option<&'a Identity> {
+        if runtime.injector.is_empty() {
+            return None;
+        }
+        let share = (runtime.injector.len() / runtime.workers.len()).clamp(1, BATCH);
+        let mut batch = runtime.injector.pop_many(share);
+        let mut first = None;
+        // SAFETY: native stack, masked; what was taken out is ours.
+        unsafe {
+            while let Some(runnable) = batch.pop_front() {
+                if first.is_none() {
+                    first = self.bind(runnable);
+                } else {
+                    // Woken order, not the stack of fresh tasks: the injector is first in, first out.
+                    if let Err(full) = self.queue.push_woken(runnable) {
+                        runtime.injector.push(full);
+                    }
+                }
+            }
+        }
+        first
+    }
+
+    unsafe fn steal<'a>(&'a self, runtime: &'a Shared, rng: &mut SmallRng) -> Option<&'a Identity> {
+        let workers = &runtime.workers;
+        let start = rng.random_range(0..workers.len());
+        for i in 0..workers.len() {
+            let victim = &workers[(start + i) % workers.len()];
+            if victim.index == self.index || !victim.queue.has_stealable() {
+                continue;
+            }
+            if let Some(runnable) = victim.queue.steal() {
+                bump(&self.counters.steals);
+                // SAFETY: native stack, masked; stolen, so ours.
+                if let Some(identity) = unsafe { self.bind(runnable) } {
+                    return Some(identity);
+                }
+            }
+        }
+        None
+    }
+}
