@@ -99,6 +99,42 @@ fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
     threads.into_iter().for_each(|t| t.join().unwrap());
 }
 
+/// What is shared. Everything in it is used once before the threads start: loom's atomics are made by their first use here, and what
+/// others see of that must not depend on who was first.
+trait Shared: Default {
+    fn touch(&self);
+    fn shared() -> Arc<Self> {
+        let shared = Self::default();
+        shared.touch();
+        Arc::new(shared)
+    }
+}
+
+impl Shared for Locked {
+    fn touch(&self) {
+        drop(self.0.try_lock());
+    }
+}
+
+impl Shared for RwLocked {
+    fn touch(&self) {
+        drop(self.0.try_write());
+    }
+}
+
+impl<T: Default> Shared for (Mutex<T>, Condvar) {
+    fn touch(&self) {
+        drop(self.0.try_lock());
+        self.1.notify_one();
+    }
+}
+
+impl Shared for (Once, Watched) {
+    fn touch(&self) {
+        assert!(!self.0.is_completed());
+    }
+}
+
 type Locked = (Mutex<()>, Watched);
 
 fn mutex_state(s: &Locked) -> String {
@@ -115,7 +151,7 @@ fn check_mutex(s: &Locked, n: usize) {
 #[test]
 fn mutex_two_threads_twice() {
     model(4, || {
-        let s = Arc::new(Locked::default());
+        let s = Locked::shared();
         let lock_twice = |s: &Locked| {
             for _ in 0..2 {
                 let _guard = s.0.lock();
@@ -132,7 +168,7 @@ fn mutex_two_threads_twice() {
 #[test]
 fn mutex_three_threads() {
     model(3, || {
-        let s = Arc::new(Locked::default());
+        let s = Locked::shared();
         let lock = |s: &Locked| {
             let _guard = s.0.lock();
             s.1.add();
@@ -147,7 +183,7 @@ fn mutex_three_threads() {
 #[test]
 fn mutex_barging_and_losing() {
     model(3, || {
-        let s = Arc::new(Locked::default());
+        let s = Locked::shared();
         let waiter = spawn(&s, |s: &Locked| {
             let _guard = s.0.lock();
             s.1.add();
@@ -164,7 +200,7 @@ fn mutex_barging_and_losing() {
 #[test]
 fn mutex_timeouts() {
     model(3, || {
-        let s = Arc::new(Locked::default());
+        let s = Locked::shared();
         let impatient = |s: &Locked| {
             if let Some(_guard) = s.0.try_lock_for(AT_ONCE) {
                 s.1.add();
@@ -185,7 +221,7 @@ fn mutex_timeouts() {
 #[test]
 fn mutex_fair() {
     model(3, || {
-        let s = Arc::new(Locked::default());
+        let s = Locked::shared();
         let fair = |s: &Locked| {
             let mut guard = s.0.lock();
             s.1.add();
@@ -223,7 +259,7 @@ fn write(s: &RwLocked) {
 #[test]
 fn rwlock_writer_and_readers() {
     model(3, || {
-        let s = Arc::new(RwLocked::default());
+        let s = RwLocked::shared();
         let (a, b) = (spawn(&s, read), spawn(&s, read));
         write(&s);
         join([a, b]);
@@ -234,7 +270,7 @@ fn rwlock_writer_and_readers() {
 #[test]
 fn rwlock_writers_and_reader() {
     model(3, || {
-        let s = Arc::new(RwLocked::default());
+        let s = RwLocked::shared();
         let (a, b) = (spawn(&s, write), spawn(&s, write));
         read(&s);
         join([a, b]);
@@ -245,7 +281,7 @@ fn rwlock_writers_and_reader() {
 #[test]
 fn rwlock_again_and_again() {
     model(3, || {
-        let s = Arc::new(RwLocked::default());
+        let s = RwLocked::shared();
         let t = spawn(&s, |s: &RwLocked| {
             write(s);
             read(s);
@@ -262,7 +298,7 @@ fn rwlock_again_and_again() {
 #[test]
 fn rwlock_timeouts() {
     model(2, || {
-        let s = Arc::new(RwLocked::default());
+        let s = RwLocked::shared();
         let (a, b) = (
             spawn(&s, |s: &RwLocked| drop(s.0.try_write_for(AT_ONCE))),
             spawn(&s, |s: &RwLocked| {
@@ -280,7 +316,7 @@ fn rwlock_timeouts() {
 #[test]
 fn rwlock_downgrade_and_fair() {
     model(3, || {
-        let s = Arc::new(RwLocked::default());
+        let s = RwLocked::shared();
         let a = spawn(&s, read);
         let b = spawn(&s, |s: &RwLocked| {
             let mut guard = s.0.read();
@@ -301,7 +337,7 @@ fn rwlock_downgrade_and_fair() {
 #[test]
 fn condvar_hand_over() {
     model(3, || {
-        let s = Arc::new((Mutex::new(0), Condvar::new()));
+        let s = <(Mutex<usize>, Condvar)>::shared();
         let t = spawn(&s, |s: &(Mutex<usize>, Condvar)| {
             let mut n = s.0.lock();
             while *n != 1 {
@@ -325,7 +361,7 @@ fn condvar_hand_over() {
 #[test]
 fn condvar_timeouts() {
     model(3, || {
-        let s = Arc::new((Mutex::new(()), Condvar::new()));
+        let s = <(Mutex<()>, Condvar)>::shared();
         let wait = |s: &(Mutex<()>, Condvar)| s.1.wait_for(&mut s.0.lock(), AT_ONCE).timed_out();
         let t = thread::spawn({
             let s = Arc::clone(&s);
@@ -339,7 +375,7 @@ fn condvar_timeouts() {
 #[test]
 fn once_runs_once() {
     model(3, || {
-        let s = Arc::new((Once::new(), Watched::default()));
+        let s = <(Once, Watched)>::shared();
         let call = |s: &(Once, Watched)| {
             s.0.call_once(|| s.1.add());
             assert_eq!(s.1.get(), 1);

@@ -123,7 +123,9 @@ extern "C" fn donor(argument: *mut libc::c_void) -> *mut libc::c_void {
         let transfer = insn::leave_kernel_task(identity.context.slot(), identity.alive.as_ptr());
         // Resumed as a fiber, perhaps by a worker that was just born.
         switch::arrive_raw(transfer);
-        resume::identity_main(identity);
+        if !identity.retire.get() {
+            resume::identity_main(identity);
+        }
         // Retired: a plain kernel task again, gate closed, nobody's receiver. TLS destructors cannot switch.
     }
     null_mut()
