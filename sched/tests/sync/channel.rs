@@ -310,8 +310,8 @@ fn values_of_all_sizes(crew: &Crew) {
         crew.spawn(move || (0..100).for_each(|_| sender.send(()).unwrap()));
         assert_eq!(receiver.iter().count(), 100);
         let (sender, receiver) = channel(capacity);
-        crew.spawn(move || (0..100).for_each(|i| sender.send([i; 1000]).unwrap()));
-        receiver.iter().enumerate().for_each(|(i, value)| assert_eq!(value, [i as u64; 1000]));
+        crew.spawn(move || (0..100).for_each(|i| sender.send([i; 100]).unwrap()));
+        receiver.iter().enumerate().for_each(|(i, value)| assert_eq!(value, [i as u64; 100]));
         let (sender, receiver) = channel(capacity);
         crew.spawn(move || (0..100).for_each(|i| sender.send(format!("{i}")).unwrap()));
         assert_eq!(receiver.iter().nth(70).as_deref(), Some("70"));
