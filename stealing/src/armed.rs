@@ -76,14 +76,15 @@ impl Armed {
     /// Timer: disarms, unless there is something to tick for. `still_needed` looks at everything that enqueuers
     /// publish before [`enqueue_check`](Self::enqueue_check). False: still armed, go on ticking; true: [`wait`](Self::wait).
     pub fn try_disarm(&self, still_needed: impl FnOnce() -> bool) -> bool {
-        // Relaxed: the fence orders it before the look.
-        self.word.store(DISARMED, Ordering::Relaxed);
+        // Relaxed: the fence orders it before the look. A swap, here and below, not a store: the fence hides the cost,
+        // and the order of all writes to the word is then the one in which they happen, also to loom.
+        self.word.swap(DISARMED, Ordering::Relaxed);
         if !mutant!("armed-no-heavy-fence") {
             fence::heavy();
         }
         if !mutant!("armed-no-second-look") && still_needed() {
             // Relaxed: nobody is to be woken but this thread.
-            self.word.store(ARMED, Ordering::Relaxed);
+            self.word.swap(ARMED, Ordering::Relaxed);
             return false;
         }
         true

@@ -147,6 +147,23 @@ impl<T: Link> RunQueue<T> {
     /// The calling thread is the owner, masked, on any identity.
     #[inline]
     pub unsafe fn pop(&self) -> Option<NonNull<T>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.pop_with::<true>() }
+    }
+
+    /// As [`pop`](Self::pop), but leaves fresh items alone: for a worker that has no stack to start one on.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop).
+    pub unsafe fn pop_started(&self) -> Option<NonNull<T>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.pop_with::<false>() }
+    }
+
+    /// # Safety
+    /// As for [`pop`](Self::pop).
+    #[inline(always)]
+    unsafe fn pop_with<const FRESH: bool>(&self) -> Option<NonNull<T>> {
         let turns = &*self.turns;
         // These stay at 0: a turn that falls on an item from another queue is not lost.
         turns.fresh.set(turns.fresh.get().saturating_sub(1));
@@ -159,7 +176,7 @@ impl<T: Link> RunQueue<T> {
         let Some(item) = self.next.take() else {
             turns.next_run.set(0);
             // SAFETY: the caller's promise.
-            return unsafe { self.pop_queued() };
+            return unsafe { self.pop_queued::<FRESH>() };
         };
         let run = turns.next_run.get();
         if run < NEXT_LIMIT {
@@ -168,7 +185,7 @@ impl<T: Link> RunQueue<T> {
         }
         turns.next_run.set(0);
         // SAFETY: the caller's promise.
-        let Some(other) = (unsafe { self.pop_queued() }) else {
+        let Some(other) = (unsafe { self.pop_queued::<FRESH>() }) else {
             return Some(item);
         };
         // SAFETY: the caller's promise; the item is live and has just been taken out.
@@ -214,17 +231,17 @@ impl<T: Link> RunQueue<T> {
     ///
     /// # Safety
     /// As for [`pop`](Self::pop).
-    #[inline]
-    unsafe fn pop_queued(&self) -> Option<NonNull<T>> {
+    #[inline(always)]
+    unsafe fn pop_queued<const FRESH: bool>(&self) -> Option<NonNull<T>> {
         let turns = &*self.turns;
-        if turns.oldest.get() == 0 {
+        if FRESH && turns.oldest.get() == 0 {
             turns.oldest.set(OLDEST_EVERY);
             // SAFETY: the caller's promise.
             if let Some(item) = unsafe { self.fresh.pop_oldest() } {
                 return Some(item);
             }
         }
-        if turns.fresh.get() == 0 {
+        if FRESH && turns.fresh.get() == 0 {
             turns.fresh.set(FRESH_EVERY);
             // SAFETY: the caller's promise.
             if let Some(item) = unsafe { self.fresh.pop_newest() } {
@@ -235,9 +252,11 @@ impl<T: Link> RunQueue<T> {
         if let Some(item) = unsafe { self.woken.pop_oldest() } {
             return Some(item);
         }
-        // SAFETY: the caller's promise.
-        if let Some(item) = unsafe { self.fresh.pop_newest() } {
-            return Some(item);
+        if FRESH {
+            // SAFETY: the caller's promise.
+            if let Some(item) = unsafe { self.fresh.pop_newest() } {
+                return Some(item);
+            }
         }
         self.pop_aged()
     }
@@ -266,7 +285,12 @@ impl<T: Link> RunQueue<T> {
 
     /// True if there seemed to be anything for the owner. Anywhere.
     pub fn has_work(&self) -> bool {
-        self.has_stealable() || !self.pinned.is_empty()
+        self.has_started() || !self.fresh.is_empty()
+    }
+
+    /// True if there seemed to be anything for [`pop_started`](Self::pop_started). Anywhere.
+    pub fn has_started(&self) -> bool {
+        !self.next.is_empty() || !self.woken.is_empty() || !self.expired.is_empty() || !self.pinned.is_empty()
     }
 
     /// True if there seemed to be anything for thieves. Anywhere.

@@ -106,7 +106,9 @@ impl Idle {
         let before = self.state.fetch_sub(SEARCHER, Ordering::AcqRel);
         debug_assert!(searching(before) > 0);
         // Orders the end of the search before the look that follows: pairs with the fence in `notify_one`.
-        fence(Ordering::SeqCst);
+        if !mutant!("idle-no-end-fence") {
+            fence(Ordering::SeqCst);
+        }
         if mutant!("idle-no-last-searcher") {
             return false;
         }
@@ -164,7 +166,9 @@ impl Idle {
             match self.state.compare_exchange_weak(state, left, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
                     // Orders leaving before the look that follows: pairs with the fence in `notify_one`.
-                    fence(Ordering::SeqCst);
+                    if !mutant!("idle-no-leave-fence") {
+                        fence(Ordering::SeqCst);
+                    }
                     return claimed;
                 }
                 Err(now) => state = now,

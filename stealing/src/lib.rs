@@ -30,11 +30,13 @@ mod futex;
 pub mod idle;
 pub mod injector;
 pub mod list;
+#[cfg(all(test, loom))]
+mod models;
 mod next;
 mod ring;
 pub mod spin;
 mod sync;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod testing;
 
 pub use armed::Armed;
