@@ -12,7 +12,7 @@
 //! | [`stats`], [`report`] | medians, ratios within rounds; the table, CSV and JSON |
 //! | [`proto`] | the lines children print: `name metric value unit` |
 //! | [`os`] | clocks, pinning, `/proc` |
-//! | `work` | the workloads, one file per family; each says what it measures and what not |
+//! | [`work`] | the workloads, one file per family; each says what it measures and what not |
 //!
 //! What to keep in mind when reading results: contenders are compared within a round (ratios are medians of per-round
 //! ratios), CPU time stands beside wall time, and both together tell a slow contender from a disturbed machine.
@@ -24,5 +24,4 @@ pub mod proto;
 pub mod report;
 pub mod rows;
 pub mod stats;
-#[cfg(feature = "runtime")]
 pub mod work;

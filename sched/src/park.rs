@@ -259,10 +259,21 @@ fn make_runnable(task: *const Task, address: *mut u32) {
 }
 
 fn futex_wait(word: &AtomicU32, expected: u32, timeout_ns: Option<u64>) {
-    let timeout = timeout_ns.map(|ns| libc::timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 });
+    let timeout = timeout_ns.map(|ns| libc::timespec {
+        tv_sec: (ns / 1_000_000_000) as i64,
+        tv_nsec: (ns % 1_000_000_000) as i64,
+    });
     let timeout = timeout.as_ref().map_or(null(), |timeout| timeout as *const libc::timespec);
     // SAFETY: waits on a live word; a spurious return is the caller's to handle.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, expected, timeout) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+            expected,
+            timeout,
+        )
+    };
 }
 
 /// `Instant` is CLOCK_MONOTONIC on Linux, but does not say its number: measure from now.

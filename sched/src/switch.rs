@@ -85,7 +85,11 @@ pub(crate) unsafe fn arrive_raw(transfer: insn::Transfer) {
 ///
 /// # Safety
 /// `low..top` is a mapped, unused stack that outlives the context.
-pub(crate) unsafe fn new_context(low: usize, top: usize, entry: extern "C" fn(Transfer) -> !) -> SavedContext {
+pub(crate) unsafe fn new_context(
+    low: usize,
+    top: usize,
+    entry: extern "C" fn(Transfer) -> !,
+) -> SavedContext {
     // SAFETY: `Stack::new` only notes the bounds.
     unsafe {
         let stack = context::stack::Stack::new(top as *mut _, low as *mut _);

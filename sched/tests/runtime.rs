@@ -34,7 +34,8 @@ fn an_endless_loop_does_not_stop_others() {
     let s = stop.clone();
     let endless = rt.spawn(move || while !s.load(Relaxed) {});
     let start = Instant::now();
-    let done: usize = (0..1000).map(|_| rt.spawn(|| 1)).collect::<Vec<_>>().into_iter().map(|h| h.join().unwrap()).sum();
+    let done: usize =
+        (0..1000).map(|_| rt.spawn(|| 1)).collect::<Vec<_>>().into_iter().map(|h| h.join().unwrap()).sum();
     assert_eq!(done, 1000);
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     stop.store(true, Relaxed);
@@ -68,12 +69,16 @@ fn yields_alternate() {
 fn sleeps_in_time() {
     let rt = runtime(2);
     let start = Instant::now();
-    let handles: Vec<_> = (0..100).map(|i| rt.spawn(move || {
-        let d = Duration::from_micros(500 + 100 * i);
-        let t = Instant::now();
-        unyield::sleep(d);
-        assert!(t.elapsed() >= d);
-    })).collect();
+    let handles: Vec<_> = (0..100)
+        .map(|i| {
+            rt.spawn(move || {
+                let d = Duration::from_micros(500 + 100 * i);
+                let t = Instant::now();
+                unyield::sleep(d);
+                assert!(t.elapsed() >= d);
+            })
+        })
+        .collect();
     for h in handles {
         h.join().unwrap();
     }
@@ -85,9 +90,11 @@ fn park_and_unpark() {
     let rt = runtime(2);
     let count = Arc::new(AtomicUsize::new(0));
     let c = count.clone();
-    let h = rt.spawn(move || for _ in 0..100 {
-        unyield::park();
-        c.fetch_add(1, SeqCst);
+    let h = rt.spawn(move || {
+        for _ in 0..100 {
+            unyield::park();
+            c.fetch_add(1, SeqCst);
+        }
     });
     let f = h.fiber().clone();
     while !h.is_finished() {
@@ -109,7 +116,9 @@ fn panics_arrive_at_join() {
     let error = rt.spawn(|| panic!("boom {}", 1)).join().unwrap_err();
     assert!(error.is_panic() && !error.is_cancelled());
     assert_eq!(error.to_string(), format!("fiber {} panicked: boom 1", error.id()));
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rt.run(|| panic!("through run")))).is_err());
+    assert!(
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rt.run(|| panic!("through run")))).is_err()
+    );
     assert_eq!(rt.run(|| 1), 1);
 }
 
@@ -117,7 +126,11 @@ fn panics_arrive_at_join() {
 fn a_detached_panic_reaches_the_handler() {
     let seen = Arc::new(Mutex::new(None));
     let s = seen.clone();
-    let rt = Runtime::builder().workers(1).panic_handler(move |p| *s.lock().unwrap() = p.downcast_ref::<&str>().map(|s| s.to_string())).build().unwrap();
+    let rt = Runtime::builder()
+        .workers(1)
+        .panic_handler(move |p| *s.lock().unwrap() = p.downcast_ref::<&str>().map(|s| s.to_string()))
+        .build()
+        .unwrap();
     drop(rt.spawn(|| {
         unyield::sleep(Duration::from_millis(5));
         panic!("detached")
@@ -154,13 +167,17 @@ fn cancel_unwinds_a_waiting_fiber() {
 fn fibers_have_thread_locals_of_their_own() {
     thread_local!(static X: Cell<u64> = const { Cell::new(0) });
     let rt = Runtime::builder().workers(2).quantum(Duration::from_micros(100)).build().unwrap();
-    let handles: Vec<_> = (0..20u64).map(|i| rt.spawn(move || {
-        X.set(i);
-        let t = Instant::now();
-        while t.elapsed() < Duration::from_millis(5) {
-            assert_eq!(X.get(), i);
-        }
-    })).collect();
+    let handles: Vec<_> = (0..20u64)
+        .map(|i| {
+            rt.spawn(move || {
+                X.set(i);
+                let t = Instant::now();
+                while t.elapsed() < Duration::from_millis(5) {
+                    assert_eq!(X.get(), i);
+                }
+            })
+        })
+        .collect();
     for h in handles {
         h.join().unwrap();
     }
@@ -172,15 +189,19 @@ fn fibers_have_thread_locals_of_their_own() {
 fn std_locks_on_one_worker() {
     let rt = Runtime::builder().workers(1).quantum(Duration::from_micros(100)).build().unwrap();
     let m = Arc::new(Mutex::new(0u64));
-    let handles: Vec<_> = (0..8).map(|_| {
-        let m = m.clone();
-        rt.spawn(move || for _ in 0..200 {
-            let mut g = m.lock().unwrap();
-            let t = Instant::now();
-            while t.elapsed() < Duration::from_micros(20) {}
-            *g += 1;
+    let handles: Vec<_> = (0..8)
+        .map(|_| {
+            let m = m.clone();
+            rt.spawn(move || {
+                for _ in 0..200 {
+                    let mut g = m.lock().unwrap();
+                    let t = Instant::now();
+                    while t.elapsed() < Duration::from_micros(20) {}
+                    *g += 1;
+                }
+            })
         })
-    }).collect();
+        .collect();
     for h in handles {
         h.join().unwrap();
     }
@@ -239,7 +260,11 @@ fn shutdown_cancels_and_leaks_what_ignores_it() {
     std::thread::sleep(Duration::from_millis(10));
     assert!(rt.shutdown_timeout(Duration::from_secs(5)));
     let rt = runtime(1);
-    drop(rt.spawn(|| loop { std::hint::spin_loop() }));
+    drop(rt.spawn(|| {
+        loop {
+            std::hint::spin_loop()
+        }
+    }));
     std::thread::sleep(Duration::from_millis(10));
     let start = Instant::now();
     assert!(!rt.shutdown_timeout(Duration::from_millis(50)));

@@ -4,7 +4,10 @@ use super::{Fiber, current, park};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::{Acquire, Release}};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 

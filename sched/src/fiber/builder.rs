@@ -29,7 +29,8 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let spec = Spec { name: None, stack_size: runtime.stack_size, spawned_at: Location::caller(), scope: None };
+    let spec =
+        Spec { name: None, stack_size: runtime.stack_size, spawned_at: Location::caller(), scope: None };
     // SAFETY: 'static closure and result.
     unsafe { start(runtime, spec, f) }
 }
@@ -90,10 +91,16 @@ impl Builder {
         T: Send + 'static,
     {
         if self.stack_size.is_some_and(|size| !(stack::MIN..=stack::MAX).contains(&size)) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "stack size must be between 16 KiB and 1 TiB"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "stack size must be between 16 KiB and 1 TiB",
+            ));
         }
         if !fork::alive() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "no fiber can be spawned in a forked child"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "no fiber can be spawned in a forked child",
+            ));
         }
         let spawned_at = Location::caller();
         Ok(Shared::with_current(|runtime| {

@@ -1,6 +1,9 @@
 //! Waiting for a fiber's result.
 
-use super::{Fiber, FiberId, cancel, task::{Payload, Task}};
+use super::{
+    Fiber, FiberId, cancel,
+    task::{Payload, Task},
+};
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -55,13 +58,20 @@ impl JoinError {
     }
 
     fn message(&self) -> Option<&str> {
-        self.payload.downcast_ref::<&str>().copied().or_else(|| self.payload.downcast_ref::<String>().map(String::as_str))
+        self.payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| self.payload.downcast_ref::<String>().map(String::as_str))
     }
 }
 
 impl fmt::Debug for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinError").field("id", &self.id).field("cancelled", &self.is_cancelled()).field("message", &self.message()).finish()
+        f.debug_struct("JoinError")
+            .field("id", &self.id)
+            .field("cancelled", &self.is_cancelled())
+            .field("message", &self.message())
+            .finish()
     }
 }
 

@@ -29,7 +29,11 @@ impl Locals {
     unsafe fn get<T: 'static>(this: *mut Locals, key: usize, init: fn() -> T) -> *const T {
         let find = || {
             // SAFETY: a short shared borrow; `init` does not run under it.
-            unsafe { &(*this).0 }.iter().find(|(k, _)| *k == key).and_then(|(_, value)| value.downcast_ref::<T>()).map(|v| v as *const T)
+            unsafe { &(*this).0 }
+                .iter()
+                .find(|(k, _)| *k == key)
+                .and_then(|(_, value)| value.downcast_ref::<T>())
+                .map(|v| v as *const T)
         };
         find().unwrap_or_else(|| {
             let value: Box<dyn Any> = Box::new(init());

@@ -68,7 +68,10 @@ pub fn blocking<R>(f: impl FnOnce() -> R) -> R {
         return f();
     }
     let mut nested = false;
-    with_current(|worker, _| nested = worker.role == Role::Carrier && (worker.untickable.load(Relaxed) || worker.owned.load(Relaxed)));
+    with_current(|worker, _| {
+        nested =
+            worker.role == Role::Carrier && (worker.untickable.load(Relaxed) || worker.owned.load(Relaxed))
+    });
     if nested {
         return f();
     }

@@ -22,8 +22,8 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, fence};
 use std::task::Waker;
 use unyield_preempt::gate::gate;
@@ -357,7 +357,9 @@ unsafe fn run<F: FnOnce() -> T, T>(this: NonNull<Task>) {
     // SAFETY: the running fiber owns the stage until `complete`.
     unsafe {
         let stage = cell.as_ref().stage.get();
-        let Stage::Ready(f) = std::mem::replace(&mut *stage, Stage::Empty) else { unreachable!("a task runs once") };
+        let Stage::Ready(f) = std::mem::replace(&mut *stage, Stage::Empty) else {
+            unreachable!("a task runs once")
+        };
         let task = this.as_ref();
         let result = if task.is_cancelled() || task.runtime().cancelling.load(Acquire) {
             let dropped = catch_unwind(AssertUnwindSafe(|| drop(f)));

@@ -14,7 +14,10 @@ use crate::worker::resume;
 use std::io;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering::{Acquire, Relaxed}};
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{Acquire, Relaxed},
+};
 use unyield_preempt::arch::insn;
 use unyield_preempt::gate::gate;
 
@@ -46,7 +49,10 @@ pub(crate) fn tid_offset() -> Option<usize> {
             unsafe {
                 let fs = insn::rdfsbase();
                 let tid = libc::syscall(libc::SYS_gettid) as i32;
-                (0..WINDOW).step_by(4).filter(|offset| *((fs + offset) as *const i32) == tid).collect::<Vec<_>>()
+                (0..WINDOW)
+                    .step_by(4)
+                    .filter(|offset| *((fs + offset) as *const i32) == tid)
+                    .collect::<Vec<_>>()
             }
         };
         let mut agreed: Option<Vec<usize>> = None;
@@ -75,7 +81,8 @@ pub(crate) fn create(size: usize) -> io::Result<&'static Identity> {
         libc::pthread_attr_init(&mut attributes);
         libc::pthread_attr_setstack(&mut attributes, low as *mut _, top - low);
         let mut pthread: libc::pthread_t = std::mem::zeroed();
-        let error = libc::pthread_create(&mut pthread, &attributes, donor, identity as *const Identity as *mut _);
+        let error =
+            libc::pthread_create(&mut pthread, &attributes, donor, identity as *const Identity as *mut _);
         libc::pthread_attr_destroy(&mut attributes);
         if error != 0 {
             drop(Box::from_raw(identity as *const Identity as *mut Identity));
@@ -143,8 +150,15 @@ pub(crate) unsafe fn retire(identity: &'static Identity) {
         drop(unsafe { Box::from_raw(free) });
         return;
     }
-    let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD
-        | libc::CLONE_SYSVSEM | libc::CLONE_SETTLS | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID;
+    let flags = libc::CLONE_VM
+        | libc::CLONE_FS
+        | libc::CLONE_FILES
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SYSVSEM
+        | libc::CLONE_SETTLS
+        | libc::CLONE_PARENT_SETTID
+        | libc::CLONE_CHILD_CLEARTID;
     // SAFETY: the identity rests in a saved context of its own; its TCB is the one that pthread_create made, whose thread id word libc waits on.
     unsafe {
         let gate = &*identity.gate.get();
@@ -152,8 +166,13 @@ pub(crate) unsafe fn retire(identity: &'static Identity) {
         gate.set_owner(null_mut());
         let fake = *identity.tid.get();
         let sink = SavedContext::empty();
-        let started = insn::clone_onto(flags as usize, identity.context.stack_pointer(), identity.tid.get() as usize,
-            identity.fs.get(), &raw const sink as usize);
+        let started = insn::clone_onto(
+            flags as usize,
+            identity.context.stack_pointer(),
+            identity.tid.get() as usize,
+            identity.fs.get(),
+            &raw const sink as usize,
+        );
         if started <= 0 {
             // No kernel task to be had: leak it rather than lose TLS destructors half way.
             crate::observe::report::say("an identity could not be retired (clone failed); it is leaked");

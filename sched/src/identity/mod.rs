@@ -18,13 +18,13 @@ pub(crate) mod stack;
 use crate::fiber::task::Task;
 use crate::switch::SavedContext;
 use crate::worker::Worker;
+use crate::worker::runnable::{Kind, Runnable};
 use stack::Stack;
 use std::cell::Cell;
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::atomic::{AtomicI32, AtomicPtr};
 use unyield_preempt::frame::Frame;
 use unyield_preempt::gate::Gate;
-use crate::worker::runnable::{Kind, Runnable};
 
 #[repr(C)]
 pub(crate) struct Identity {

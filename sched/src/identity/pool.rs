@@ -26,7 +26,11 @@ static WALKS: AtomicUsize = AtomicUsize::new(0);
 
 impl Pool {
     pub(crate) fn new() -> Self {
-        Pool { first: Lock::new(Cell::new(null())), len: AtomicUsize::new(0), all: parking_lot::Mutex::new(Vec::new()) }
+        Pool {
+            first: Lock::new(Cell::new(null())),
+            len: AtomicUsize::new(0),
+            all: parking_lot::Mutex::new(Vec::new()),
+        }
     }
 
     /// Last in, first out: what was used last has its pages and its allocator's cache warm.
@@ -34,7 +38,7 @@ impl Pool {
         let first = self.first.lock();
         identity.next_free.set(first.get());
         first.set(identity);
-        self.len.fetch_add(1, Relaxed);
+        self.len.fetch_add(1, SeqCst); // Dekker with a worker that goes to sleep for want of one
     }
 
     pub(crate) fn pop(&self) -> Option<&'static Identity> {
@@ -47,6 +51,11 @@ impl Pool {
         first.set(identity.next_free.get());
         self.len.fetch_sub(1, Relaxed);
         Some(identity)
+    }
+
+    /// True if an identity rests here.
+    pub(crate) fn has_some(&self) -> bool {
+        self.len.load(SeqCst) != 0
     }
 
     /// Plain threads only.

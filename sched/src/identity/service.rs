@@ -10,8 +10,8 @@ use crate::runtime::Shared;
 use crate::worker::carrier;
 use std::cell::Cell;
 use std::ptr::{NonNull, null};
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
 /// A word that threads sleep on until it changes.
@@ -22,7 +22,9 @@ impl Bell {
     pub(crate) fn ring(&self) {
         self.0.fetch_add(1, SeqCst);
         // SAFETY: FUTEX_WAKE does not touch the word.
-        unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+        unsafe {
+            libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1)
+        };
     }
 
     pub(crate) fn read(&self) -> u32 {
@@ -30,16 +32,29 @@ impl Bell {
     }
 
     pub(crate) fn wait(&self, seen: u32, timeout_ns: Option<u64>) {
-        let timeout = timeout_ns.map(|ns| libc::timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 });
+        let timeout = timeout_ns.map(|ns| libc::timespec {
+            tv_sec: (ns / 1_000_000_000) as i64,
+            tv_nsec: (ns % 1_000_000_000) as i64,
+        });
         let timeout = timeout.as_ref().map_or(null(), |timeout| timeout as *const libc::timespec);
         // SAFETY: waits on a live word.
-        unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, seen, timeout) };
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.0.as_ptr(),
+                libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+                seen,
+                timeout,
+            )
+        };
     }
 }
 
 pub(crate) struct Service {
     create: Bell,
     retire: Bell,
+    /// A worker waits for an identity in the pool.
+    wanted: AtomicBool,
     /// Identities to retire, linked by `next_free`.
     retired: Lock<Cell<*const Identity>>,
 }
@@ -52,10 +67,24 @@ unsafe impl Sync for Service {}
 /// Between attempts to make an identity when there is no memory or no thread to be had; after so many of them the task fails.
 const RETRY: Duration = Duration::from_millis(2);
 const ATTEMPTS: u32 = 1000;
+/// Identities made for one request at most.
+const BATCH: usize = 64;
 
 impl Service {
     pub(crate) fn new() -> Self {
-        Service { create: Bell::default(), retire: Bell::default(), retired: Lock::new(Cell::new(null())) }
+        Service {
+            wanted: AtomicBool::new(false),
+            create: Bell::default(),
+            retire: Bell::default(),
+            retired: Lock::new(Cell::new(null())),
+        }
+    }
+
+    /// A worker has a task and no identity for it. Masked code.
+    pub(crate) fn want_identity(&self) {
+        if !self.wanted.swap(true, SeqCst) {
+            self.create.ring();
+        }
     }
 
     /// There is something to make. Masked code.
@@ -101,6 +130,21 @@ impl Service {
                     break;
                 }
             }
+            if runtime.service.wanted.swap(false, SeqCst) && !runtime.pool.has_some() {
+                // The more there are, the more will be wanted; the first is handed out before the rest is made.
+                for _ in 0..(runtime.pool.registered() / 8).clamp(1, BATCH) {
+                    if let Ok(identity) = make(runtime, runtime.stack_size) {
+                        runtime.pool.push(identity);
+                        runtime.idle.notify_all();
+                    } else {
+                        // tried again, until one is made or given back
+                        runtime.service.wanted.store(true, SeqCst);
+                        std::thread::sleep(RETRY);
+                        break;
+                    }
+                }
+                continue;
+            }
             if runtime.hungry.is_empty() {
                 runtime.service.create.wait(seen, None);
                 continue;
@@ -113,7 +157,8 @@ impl Service {
                 }
                 Err(error) => {
                     if let Some(task) = runtime.hungry.pop() {
-                        let message = format!("no stack or thread identity could be made for a fiber: {error}");
+                        let message =
+                            format!("no stack or thread identity could be made for a fiber: {error}");
                         // SAFETY: it was not started, and is in no queue any more.
                         unsafe { Task::refuse(task.cast(), Box::new(message)) };
                         runtime.ended_outside.fetch_add(1, Relaxed);
@@ -165,7 +210,8 @@ impl Service {
 
 /// Makes an identity of the kind that the runtime uses. Plain threads.
 pub(crate) fn make(runtime: &Shared, size: usize) -> std::io::Result<&'static Identity> {
-    let identity = if runtime.shares_identities() { ghost::create_shared(size)? } else { ghost::create(size)? };
+    let identity =
+        if runtime.shares_identities() { ghost::create_shared(size)? } else { ghost::create(size)? };
     runtime.pool.register(identity);
     Ok(identity)
 }

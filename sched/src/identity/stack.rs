@@ -29,7 +29,9 @@ pub(crate) struct Stack {
 fn guard_by_mprotect() -> bool {
     static CHOICE: OnceLock<bool> = OnceLock::new();
     // The variable is for tests and measurements of the fallback.
-    *CHOICE.get_or_init(|| std::env::var_os("UNYIELD_GUARD_MPROTECT").is_some() || !unyield_preempt::probe::guard_install())
+    *CHOICE.get_or_init(|| {
+        std::env::var_os("UNYIELD_GUARD_MPROTECT").is_some() || !unyield_preempt::probe::guard_install()
+    })
 }
 
 impl Stack {
@@ -38,8 +40,14 @@ impl Stack {
         let length = size.next_multiple_of(PAGE) + RESERVE + GUARD;
         // SAFETY: a fresh private mapping; the guard lies inside it.
         unsafe {
-            let base = libc::mmap(null_mut(), length, libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK, -1, 0);
+            let base = libc::mmap(
+                null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK,
+                -1,
+                0,
+            );
             if base == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());
             }

@@ -9,9 +9,9 @@ use crate::time::timers::Timers;
 use crate::worker::carrier::Carriers;
 use crate::worker::{Role, Worker};
 use std::any::Any;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, io};
@@ -310,7 +310,9 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
 }
 
 fn start(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) -> io::Result<()> {
-    for (name, body) in [("unyield-create", Service::create_loop as fn(&Shared)), ("unyield-retire", Service::retire_loop)] {
+    for (name, body) in
+        [("unyield-create", Service::create_loop as fn(&Shared)), ("unyield-retire", Service::retire_loop)]
+    {
         let shared = shared.clone();
         threads.services.push(std::thread::Builder::new().name(name.into()).spawn(move || {
             unyield_preempt::tick::block_all_signals();
@@ -323,7 +325,8 @@ fn start(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) ->
     }
     let hook = settings.on_start.take().map(Arc::new);
     for index in 0..shared.workers.len() {
-        let name = settings.worker_name.as_mut().map_or_else(|| format!("unyield-{index}"), |name| name(index));
+        let name =
+            settings.worker_name.as_mut().map_or_else(|| format!("unyield-{index}"), |name| name(index));
         let core = settings.pinning.core(index);
         let (shared, hook, seed) = (shared.clone(), hook.clone(), settings.seed.wrapping_add(index as u64));
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -346,7 +349,9 @@ fn start(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) ->
         receiver.recv().unwrap_or_else(|_gone| Err(io::Error::other("a worker's start hook panicked")))?;
     }
     let timer = shared.clone();
-    threads.services.push(unyield_preempt::tick::spawn_timer("unyield-timer".into(), move || timer::run(&timer))?);
+    threads
+        .services
+        .push(unyield_preempt::tick::spawn_timer("unyield-timer".into(), move || timer::run(&timer))?);
     shared.service.wake(); // one carrier in advance
     Ok(())
 }

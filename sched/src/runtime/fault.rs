@@ -37,7 +37,9 @@ unsafe extern "C" fn handler(signo: i32, info: *mut libc::siginfo_t, context: *m
             let identity = task.identity.load(Relaxed).as_ref();
             if signo == libc::SIGABRT {
                 name_fiber(task, None, "aborts");
-            } else if identity.is_some_and(|identity| identity.stack.guard_contains((*info).si_addr() as usize)) {
+            } else if identity
+                .is_some_and(|identity| identity.stack.guard_contains((*info).si_addr() as usize))
+            {
                 name_fiber(task, identity.map(|identity| identity.stack.asked()), "has overflowed its stack");
                 restore(libc::SIGABRT);
                 libc::abort();
@@ -46,7 +48,8 @@ unsafe extern "C" fn handler(signo: i32, info: *mut libc::siginfo_t, context: *m
         let previous = (*(&raw const PREVIOUS))[signo as usize & 31];
         match previous {
             Some(previous) if previous.sa_sigaction > 1 && previous.sa_flags & libc::SA_SIGINFO != 0 => {
-                let handler: unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = std::mem::transmute(previous.sa_sigaction);
+                let handler: unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) =
+                    std::mem::transmute(previous.sa_sigaction);
                 handler(signo, info, context);
             }
             Some(previous) if previous.sa_sigaction > 1 => {

@@ -3,7 +3,10 @@
 
 use std::io;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::{Acquire, Relaxed, Release}};
+use std::sync::atomic::{
+    AtomicPtr, AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// Null: no runtime was ever built, so nothing to tell apart.
 static WORD: AtomicPtr<AtomicU32> = AtomicPtr::new(null_mut());
@@ -27,7 +30,14 @@ pub(crate) fn prepare() -> io::Result<()> {
     }
     // SAFETY: a fresh page that stays for the life of the process.
     unsafe {
-        let page = libc::mmap(null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+        let page = libc::mmap(
+            null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
         if page == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

@@ -19,9 +19,9 @@ use crate::identity::pool::Pool;
 use crate::identity::service::Service;
 use crate::preempt::{Mechanism, Preemption};
 use crate::time::timers::Timers;
+use crate::worker::Worker;
 use crate::worker::carrier::Carriers;
 use crate::worker::runnable::Runnable;
-use crate::worker::Worker;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
@@ -111,7 +111,9 @@ impl Shared {
 
     /// Fibers spawned and not ended. Ends are read first, so that the difference is never too small.
     pub(crate) fn alive_fibers(&self) -> u64 {
-        let sum = |read: fn(&Worker) -> &AtomicU64| self.workers.iter().map(|worker| read(worker).load(Relaxed)).sum::<u64>();
+        let sum = |read: fn(&Worker) -> &AtomicU64| {
+            self.workers.iter().map(|worker| read(worker).load(Relaxed)).sum::<u64>()
+        };
         let ended = sum(|worker| &worker.counters.ended) + self.ended_outside.load(Relaxed);
         std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
         let spawned = sum(|worker| &worker.counters.spawned) + self.spawned_outside.load(Relaxed);
@@ -244,7 +246,12 @@ impl Handle {
     /// See [`Runtime::run`].
     #[track_caller]
     pub(crate) fn run<F: FnOnce() -> R + Send, R: Send>(&self, f: F) -> R {
-        let spec = Spec { name: None, stack_size: self.shared().stack_size, spawned_at: Location::caller(), scope: None };
+        let spec = Spec {
+            name: None,
+            stack_size: self.shared().stack_size,
+            spawned_at: Location::caller(),
+            scope: None,
+        };
         // SAFETY: we wait for the end below, whatever happens: `join` is not cancelled, and nothing in between unwinds. The handle takes the result
         // before this frame ends.
         let handle = unsafe { spawn::start(self.shared(), spec, f) };

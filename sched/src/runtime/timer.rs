@@ -68,7 +68,9 @@ pub(crate) fn run(runtime: &Shared) {
 
 /// Something is queued that nobody may be looking at.
 fn needed(runtime: &Shared) -> bool {
-    runtime.halted.load(Acquire) || !runtime.injector.is_empty() || runtime.workers.iter().any(|worker| worker.queue.has_work())
+    runtime.halted.load(Acquire)
+        || !runtime.injector.is_empty()
+        || runtime.workers.iter().any(|worker| worker.queue.has_work())
 }
 
 /// Rule 5: a worker is nudged only if its fiber's quantum is over and something else could run there. True if something could.
@@ -109,7 +111,12 @@ fn visit_carriers(runtime: &Shared, seen: &mut [SeenCarrier], now: u64) -> u64 {
         }
         let slice = carrier.slice.load(Relaxed);
         if seen.slice != slice {
-            *seen = SeenCarrier { slice, cpu: thread_cpu(carrier.receiver.tid()), next: now, backoff: runtime.quantum_ns };
+            *seen = SeenCarrier {
+                slice,
+                cpu: thread_cpu(carrier.receiver.tid()),
+                next: now,
+                backoff: runtime.quantum_ns,
+            };
         }
         if now >= seen.next {
             let cpu = thread_cpu(carrier.receiver.tid());

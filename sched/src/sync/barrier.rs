@@ -1,7 +1,6 @@
 //! The barrier. Each round has a number, which is the token of its waiters: the last to arrive starts the next round and wakes
 //! those of its own, and those only, however many of the next round have queued behind them meanwhile.
 
-use std::cell::Cell;
 use std::fmt;
 
 use super::wait_queue::{Batch, Patience, Place, Queue, WaitQueue, Waited};
@@ -58,28 +57,24 @@ impl Barrier {
     /// # Panics
     /// Inside a critical section.
     pub fn wait(&self) -> BarrierWaitResult {
-        let mine = Cell::new(0);
-        let place = |round: &mut Round| {
-            mine.set(round.number);
-            if round.arrived + 1 < self.n {
-                round.arrived += 1;
-                Place::Back(round.number)
-            } else {
-                *round = Round { number: round.number.wrapping_add(1), arrived: 0 };
-                Place::Nowhere
-            }
-        };
+        let patience = Patience::new(None);
+        patience.check("Barrier::wait");
+        let mut queue = self.queue.lock();
+        let mine = queue.state.number;
+        if queue.state.arrived + 1 >= self.n {
+            queue.state = Round { number: mine.wrapping_add(1), arrived: 0 };
+            drop(queue);
+            self.wake(mine);
+            return BarrierWaitResult(true);
+        }
+        queue.state.arrived += 1;
         // Linked still, but the round may be over: its last one just has not come to us yet.
         let undo = |q: &mut Queue<Round>, was_linked| {
-            if was_linked && q.state.number == mine.get() {
+            if was_linked && q.state.number == mine {
                 q.state.arrived -= 1;
             }
         };
-        match self.queue.wait(Patience::new(None), "Barrier::wait", place, || (), undo) {
-            Waited::Not => {
-                self.wake(mine.get());
-                BarrierWaitResult(true)
-            }
+        match self.queue.wait(queue, patience, "Barrier::wait", Place::Back(mine), || (), undo) {
             Waited::Notified(_) => BarrierWaitResult(false),
             Waited::TimedOut | Waited::Cancelled => unwind_cancelled(),
         }

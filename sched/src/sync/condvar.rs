@@ -192,13 +192,15 @@ impl Condvar {
     ) -> WaitTimeoutResult {
         // SAFETY: the guard is borrowed for as long as we do anything to the lock, and the lock is held when we return or unwind.
         let mutex: &RawMutex = unsafe { MutexGuard::mutex(guard).raw() };
+        let patience = Patience::new(deadline);
+        patience.check("Condvar");
+        let queue = self.queue.lock();
+        self.note_waiting(true);
         let waited = self.queue.wait(
-            Patience::new(deadline),
+            queue,
+            patience,
             "Condvar",
-            |()| {
-                self.note_waiting(true);
-                Place::Back(0)
-            },
+            Place::Back(0),
             // SAFETY: the guard says that we hold it.
             || unsafe { mutex.unlock() },
             |q, _| self.note_waiting(!q.waiters.is_empty()),

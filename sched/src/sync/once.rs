@@ -131,16 +131,14 @@ impl Once {
                 DONE => return,
                 POISONED if !force => panic!("Once instance has previously been poisoned"),
                 IN_PROGRESS => {
-                    let place = |(): &mut ()| {
-                        // Acquire: as in `is_completed`.
-                        if self.state.load(Ordering::Acquire) == IN_PROGRESS {
-                            Place::Back(0)
-                        } else {
-                            Place::Nowhere
-                        }
-                    };
-                    let waited =
-                        self.queue.wait(Patience::new(None), "Once::call_once", place, || (), |_, _| ());
+                    let patience = Patience::new(None);
+                    let queue = self.queue.lock();
+                    // Acquire: as in `is_completed`.
+                    if self.state.load(Ordering::Acquire) != IN_PROGRESS {
+                        continue;
+                    }
+                    let what = "Once::call_once";
+                    let waited = self.queue.wait(queue, patience, what, Place::Back(0), || (), |_, _| ());
                     if waited == Waited::Cancelled {
                         unwind_cancelled();
                     }

@@ -78,6 +78,10 @@ enum Phase {
     NoReceiver,
 }
 
+/// Tokens for the receiver that waits.
+const GONE: usize = 0;
+const SENT: usize = 1;
+
 // SAFETY: the value moves from the sender to the receiver, and is never shared; the phase, under the lock, says whose it is.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
@@ -123,7 +127,7 @@ impl<T> Shared<T> {
         let waker = queue.state.waker.take();
         drop(queue);
         if let Some(waiter) = waiter {
-            waiter.wake(0);
+            waiter.wake(if phase == Phase::Sent { SENT } else { GONE });
         }
         if let Some(waker) = waker {
             waker.wake();
@@ -186,18 +190,19 @@ impl<T> Receiver<T> {
     }
 
     fn recv_until(&mut self, deadline: Option<Instant>) -> Result<T, RecvTimeoutError> {
-        let mut phase = self.shared.phase();
+        let patience = Patience::new(deadline);
+        let queue = self.shared.state.lock();
+        let mut phase = queue.state.phase;
         if phase == Phase::Open {
-            let place = |state: &mut State| {
-                if state.phase == Phase::Open { Place::Back(0) } else { Place::Nowhere }
-            };
-            let patience = Patience::new(deadline);
-            let waited = self.shared.state.wait(patience, "oneshot::Receiver::recv", place, || (), |_, _| ());
-            match waited {
-                Waited::Not | Waited::Notified(_) => phase = self.shared.phase(),
+            let what = "oneshot::Receiver::recv";
+            match self.shared.state.wait(queue, patience, what, Place::Back(0), || (), |_, _| ()) {
+                Waited::Notified(SENT) => phase = Phase::Sent,
+                Waited::Notified(_) => phase = Phase::NoSender,
                 Waited::TimedOut => {}
                 Waited::Cancelled => unwind_cancelled(),
             }
+        } else {
+            drop(queue);
         }
         match self.take(phase) {
             Some(value) => value.map_err(|_| RecvTimeoutError::Disconnected),
@@ -209,7 +214,7 @@ impl<T> Receiver<T> {
     fn take(&mut self, phase: Phase) -> Option<Result<T, RecvError>> {
         match phase {
             Phase::Open => None,
-            // SAFETY: sent, so the value is the receiver's, which we are; the lock under which we have read the phase orders the
+            // SAFETY: sent, so the value is the receiver's, which we are; the lock under which we have read the phase, or the wake-up, orders the
             // sender's write before.
             Phase::Sent => Some(unsafe { (*self.shared.value.get()).take() }.ok_or(RecvError)),
             Phase::NoSender | Phase::NoReceiver => Some(Err(RecvError)),

@@ -161,7 +161,7 @@ unsafe impl lock_api::RawMutexFair for RawMutex {
         // Relaxed: a waiter that comes now is for the next bump.
         if self.state.load(Ordering::Relaxed) & WAITERS != 0 {
             // While the lock is still held, so that the guard of a caller that unwinds is right.
-            wait_queue::check_may_wait("MutexGuard::bump");
+            Patience::stubborn(None).check("MutexGuard::bump");
             self.unlock_slow(true);
             lock_api::RawMutex::lock(self);
         }
@@ -206,6 +206,7 @@ impl RawMutex {
     fn lock_slow(&self, deadline: Option<Instant>) -> bool {
         // WOKEN while it is ours to clear, and whether we have lost.
         let (mut mine, mut lost) = (0, false);
+        let patience = Patience::stubborn(deadline);
         loop {
             // Relaxed: the compare-and-swap decides.
             let mut state = self.state.load(Ordering::Relaxed);
@@ -217,19 +218,16 @@ impl RawMutex {
                     Err(now) => state = now,
                 }
             }
-            let place = |(): &mut ()| {
-                if !self.announce(mine) {
-                    Place::Nowhere
-                } else if lost {
-                    Place::Front(LOST)
-                } else {
-                    Place::Back(FIRST)
-                }
-            };
+            patience.check("Mutex");
+            let queue = self.queue.lock();
+            if !self.announce(mine) {
+                continue;
+            }
             let waited = self.queue.wait(
-                Patience::stubborn(deadline),
+                queue,
+                patience,
                 "Mutex",
-                place,
+                if lost { Place::Front(LOST) } else { Place::Back(FIRST) },
                 || (),
                 |q, _| {
                     if q.waiters.is_empty() {
@@ -239,7 +237,6 @@ impl RawMutex {
                 },
             );
             match waited {
-                Waited::Not => {}
                 // The last holder left LOCKED set for us; its unpark and our return from the wait order its writes before us.
                 Waited::Notified(YOURS) => return true,
                 Waited::Notified(_) => (mine, lost) = (WOKEN, true),

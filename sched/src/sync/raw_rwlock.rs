@@ -24,9 +24,7 @@ use std::time::{Duration, Instant};
 
 use super::atomic::{AtomicUsize, Ordering};
 use super::spin::Spin;
-use super::wait_queue::{
-    self, Batch, Patience, Place, Queue, WaitQueue, Waited, check_may_wait, locked_in_section,
-};
+use super::wait_queue::{self, Batch, Patience, Place, Queue, WaitQueue, Waited, locked_in_section};
 use crate::lock::LockGuard;
 use crate::park::in_critical_section;
 
@@ -198,7 +196,7 @@ unsafe impl lock_api::RawRwLockFair for RawRwLock {
         // Relaxed: a waiter that comes now is for the next bump.
         if self.state.load(Ordering::Relaxed) & WAITERS != 0 {
             // While the lock is still held, so that the guard of a caller that unwinds is right.
-            check_may_wait("RwLockReadGuard::bump");
+            Patience::stubborn(None).check("RwLockReadGuard::bump");
             self.release_shared(true);
             lock_api::RawRwLock::lock_shared(self);
         }
@@ -209,7 +207,7 @@ unsafe impl lock_api::RawRwLockFair for RawRwLock {
         // Relaxed: as above.
         if self.state.load(Ordering::Relaxed) & WAITERS != 0 {
             // As above.
-            check_may_wait("RwLockWriteGuard::bump");
+            Patience::stubborn(None).check("RwLockWriteGuard::bump");
             self.release_exclusive(true);
             lock_api::RawRwLock::lock_exclusive(self);
         }
@@ -305,6 +303,7 @@ impl RawRwLock {
         let token = if kind == Kind::Write { WRITES } else { 0 };
         // WOKEN while it is ours to clear, and whether we have lost.
         let (mut mine, mut lost) = (0, false);
+        let patience = Patience::stubborn(deadline);
         loop {
             if self.take(kind, lost, mine) {
                 if lost && kind != Kind::Write {
@@ -312,23 +311,19 @@ impl RawRwLock {
                 }
                 return true;
             }
-            let place = |(): &mut ()| {
-                if !self.announce(kind, lost, mine) {
-                    Place::Nowhere
-                } else if lost {
-                    Place::Front(token | LOST)
-                } else {
-                    Place::Back(token)
-                }
-            };
+            patience.check("RwLock");
+            let queue = self.queue.lock();
+            if !self.announce(kind, lost, mine) {
+                continue;
+            }
+            let place = if lost { Place::Front(token | LOST) } else { Place::Back(token) };
             let undo = |q: &mut Queue<()>, _| {
                 if q.waiters.is_empty() {
                     // Relaxed: no data goes with this bit.
                     self.state.fetch_and(!WAITERS, Ordering::Relaxed);
                 }
             };
-            match self.queue.wait(Patience::stubborn(deadline), "RwLock", place, || (), undo) {
-                Waited::Not => {}
+            match self.queue.wait(queue, patience, "RwLock", place, || (), undo) {
                 // What the last holders did comes before their unlocks, those before our waker's claim, that before our return.
                 Waited::Notified(YOURS) => return true,
                 Waited::Notified(RETRY) => (mine, lost) = (0, true),

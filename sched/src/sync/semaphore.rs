@@ -118,12 +118,14 @@ impl Semaphore {
     }
 
     fn acquire_until(&self, deadline: Option<Instant>) -> bool {
-        if self.try_acquire() {
+        let patience = Patience::new(deadline);
+        let mut queue = self.queue.lock();
+        if take(&mut queue.state) {
             return true;
         }
-        let place = |permits: &mut usize| if take(permits) { Place::Nowhere } else { Place::Back(0) };
-        match self.queue.wait(Patience::new(deadline), "Semaphore::acquire", place, || (), |_, _| ()) {
-            Waited::Not | Waited::Notified(_) => true,
+        let waited = self.queue.wait(queue, patience, "Semaphore::acquire", Place::Back(0), || (), |_, _| ());
+        match waited {
+            Waited::Notified(_) => true,
             Waited::TimedOut => false,
             Waited::Cancelled => unwind_cancelled(),
         }

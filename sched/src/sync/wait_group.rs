@@ -47,11 +47,12 @@ impl WaitGroup {
     pub fn wait(self) {
         let inner = Arc::clone(&self.inner);
         drop(self);
-        if inner.0.lock().state == 0 {
+        let patience = Patience::new(None);
+        let queue = inner.0.lock();
+        if queue.state == 0 {
             return;
         }
-        let place = |left: &mut usize| if *left == 0 { Place::Nowhere } else { Place::Back(0) };
-        let waited = inner.0.wait(Patience::new(None), "WaitGroup::wait", place, || (), |_, _| ());
+        let waited = inner.0.wait(queue, patience, "WaitGroup::wait", Place::Back(0), || (), |_, _| ());
         if waited == Waited::Cancelled {
             unwind_cancelled();
         }

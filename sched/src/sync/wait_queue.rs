@@ -188,8 +188,6 @@ impl Batch {
 /// How a wait ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waited {
-    /// There was nothing to wait for.
-    Not,
     /// A waker has ended it, and says this.
     Notified(usize),
     /// The deadline passed. The waiter is not linked any more.
@@ -198,22 +196,33 @@ pub(super) enum Waited {
     Cancelled,
 }
 
-/// Until when, and whether a cancel ends it too.
+/// How long a wait may take, and whether there may be one. Made before the lock is taken, which masks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    pub(super) deadline: Option<Instant>,
-    pub(super) cancellable: bool,
+    deadline: Option<Instant>,
+    cancellable: bool,
+    in_section: bool,
 }
 
 impl Patience {
-    /// As long as it takes, but no longer than until a cancel; a fiber that unwinds already is not cancelled again.
+    /// As long as it takes or until the deadline, but no longer than until a cancel.
+    #[inline]
     pub(super) fn new(deadline: Option<Instant>) -> Patience {
-        Patience { deadline, cancellable: !std::thread::panicking() }
+        Patience { deadline, cancellable: true, in_section: in_critical_section() }
     }
 
     /// No cancel ends it.
+    #[inline]
     pub(super) fn stubborn(deadline: Option<Instant>) -> Patience {
-        Patience { deadline, cancellable: false }
+        Patience { cancellable: false, ..Patience::new(deadline) }
+    }
+
+    /// Panics where [`wait_in`] would: for callers that note something down before they wait. Outside the lock.
+    #[inline]
+    pub(super) fn check(&self, what: &str) {
+        if self.in_section {
+            blocked_in_section(what);
+        }
     }
 }
 
@@ -222,16 +231,8 @@ pub(super) fn deadline(d: Duration) -> Option<Instant> {
     Instant::now().checked_add(d)
 }
 
-/// Panics inside a critical section, where `what` would have to wait.
-#[track_caller]
-pub(super) fn check_may_wait(what: &str) {
-    if in_critical_section() {
-        blocked_in_section(what)
-    }
-}
-
 #[cold]
-#[track_caller]
+#[inline(never)]
 fn blocked_in_section(what: &str) -> ! {
     panic!("unyield: {what} would have to wait inside a critical section, where nothing could end the wait")
 }
@@ -252,28 +253,35 @@ pub(super) fn locked_in_section(what: &str) -> ! {
     std::process::abort()
 }
 
-/// The one way to wait. `enqueue` looks at the state once more under the lock, and either links the waiter and returns true, or
-/// returns false. `unlocked` runs between that and the wait, with the lock released. If the wait ends without a waker, `undo`
-/// unlinks the waiter, under the lock.
+/// The one way to wait, for a caller that has looked at the state under `lock` and found that it must: `link` links its waiter, the
+/// lock is released, `unlocked` runs, and then it blocks. If the wait ends without a waker, `undo` unlinks the waiter, under the lock.
+///
+/// Panics inside a critical section, with the lock released and nothing done.
 ///
 /// # Safety
-/// What `enqueue` links the waiter into, `undo` unlinks it from; both lie in `lock`.
+/// `guard` is of `lock`. What `link` links the waiter into, `undo` unlinks it from.
+#[inline]
 pub(super) unsafe fn wait_in<S>(
     lock: &Lock<S>,
+    mut guard: LockGuard<'_, S>,
     patience: Patience,
     what: &str,
-    enqueue: impl FnOnce(&mut S, &Waiter) -> bool,
+    link: impl FnOnce(&mut S, &Waiter),
     unlocked: impl FnOnce(),
     undo: impl FnOnce(&mut S, &Waiter),
 ) -> Waited {
-    // `block` would panic too, but with the waiter linked.
-    check_may_wait(what);
+    if patience.in_section {
+        // `block` would panic too, but with the waiter linked.
+        drop(guard);
+        blocked_in_section(what);
+    }
     Waiter::with(|w| {
-        if !enqueue(&mut lock.lock(), w) {
-            return Waited::Not;
-        }
+        link(&mut guard, w);
+        drop(guard);
         unlocked();
-        let ended = match w.block(patience.deadline, patience.cancellable) {
+        // One that unwinds already is not cancelled again.
+        let cancellable = patience.cancellable && !std::thread::panicking();
+        let ended = match w.block(patience.deadline, cancellable) {
             Outcome::Notified => return Waited::Notified(w.token.get()),
             Outcome::TimedOut => Waited::TimedOut,
             Outcome::Cancelled => Waited::Cancelled,
@@ -319,13 +327,9 @@ pub(super) struct Queue<S> {
     pub(super) waiters: List,
 }
 
-/// Where to wait.
+/// Where in the queue to wait, and with which token for the waker.
 pub(super) enum Place {
-    /// Not at all.
-    Nowhere,
-    /// At the end, with this token.
     Back(usize),
-    /// In front, with this token.
     Front(usize),
 }
 
@@ -342,33 +346,31 @@ impl<S> WaitQueue<S> {
         self.queue.lock()
     }
 
-    /// Waits if, and where, `place` says so, under the lock; `undo` follows, under the lock and with the waiter unlinked, if no
-    /// waker has ended the wait. It is told whether the waiter was still linked.
-    pub(super) fn wait(
-        &self,
+    /// Waits at `place`; see [`wait_in`]. `undo` follows, under the lock and with the waiter unlinked, if no waker has ended the wait.
+    /// It is told whether the waiter was still linked.
+    #[inline]
+    pub(super) fn wait<'a>(
+        &'a self,
+        guard: LockGuard<'a, Queue<S>>,
         patience: Patience,
         what: &str,
-        place: impl FnOnce(&mut S) -> Place,
+        place: Place,
         unlocked: impl FnOnce(),
         undo: impl FnOnce(&mut Queue<S>, bool),
     ) -> Waited {
-        let enqueue = |q: &mut Queue<S>, w: &Waiter| {
-            match place(&mut q.state) {
-                Place::Nowhere => return false,
-                // SAFETY: the waiter is fresh; `wait_in` keeps invariant 2.
-                Place::Back(token) => unsafe { q.waiters.push_back(w, token) },
-                // SAFETY: as above.
-                Place::Front(token) => unsafe { q.waiters.push_front(w, token) },
-            }
-            true
+        let link = |q: &mut Queue<S>, w: &Waiter| match place {
+            // SAFETY: the waiter is fresh; `wait_in` keeps invariant 2.
+            Place::Back(token) => unsafe { q.waiters.push_back(w, token) },
+            // SAFETY: as above.
+            Place::Front(token) => unsafe { q.waiters.push_front(w, token) },
         };
         let undo = |q: &mut Queue<S>, w: &Waiter| {
             // SAFETY: it was linked into this list.
             let was_linked = unsafe { q.waiters.unlink(w) };
             undo(q, was_linked);
         };
-        // SAFETY: both use the one list of this queue.
-        unsafe { wait_in(&self.queue, patience, what, enqueue, unlocked, undo) }
+        // SAFETY: both use the one list of this queue; a guard of another queue would be this module's mistake.
+        unsafe { wait_in(&self.queue, guard, patience, what, link, unlocked, undo) }
     }
 
     /// Wakes all that wait now.

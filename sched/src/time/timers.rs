@@ -22,7 +22,10 @@ pub(crate) struct Timers {
 
 impl Timers {
     pub(crate) fn new() -> Self {
-        Timers { state: Lock::new(Box::new(State { wheel: Wheel::new(tick::now()), wake_at: 0 })), nap: Bell::default() }
+        Timers {
+            state: Lock::new(Box::new(State { wheel: Wheel::new(tick::now()), wake_at: 0 })),
+            nap: Bell::default(),
+        }
     }
 
     /// Has `entry`'s waiter expired at `deadline` (ns). The caller removes it before the waiter goes.

@@ -83,7 +83,8 @@ impl Carriers {
 
     /// True if the service should start another thread.
     pub(crate) fn wants_more(&self) -> bool {
-        (self.waiting.load(Relaxed) > 0 || self.idle.load(Relaxed) == 0) && self.count.load(Relaxed) < self.max
+        (self.waiting.load(Relaxed) > 0 || self.idle.load(Relaxed) == 0)
+            && self.count.load(Relaxed) < self.max
     }
 }
 
@@ -91,14 +92,44 @@ impl Carriers {
 fn any_thread(call: Syscall) -> bool {
     let Syscall::Restart { number, args } = call else { return false };
     match number as i64 {
-        libc::SYS_read | libc::SYS_write | libc::SYS_pread64 | libc::SYS_pwrite64 | libc::SYS_readv | libc::SYS_writev
-        | libc::SYS_preadv | libc::SYS_pwritev | libc::SYS_preadv2 | libc::SYS_pwritev2 | libc::SYS_accept | libc::SYS_accept4
-        | libc::SYS_connect | libc::SYS_sendto | libc::SYS_recvfrom | libc::SYS_sendmsg | libc::SYS_recvmsg
-        | libc::SYS_sendmmsg | libc::SYS_recvmmsg | libc::SYS_flock | libc::SYS_fcntl | libc::SYS_open | libc::SYS_openat
-        | libc::SYS_fsync | libc::SYS_fdatasync | libc::SYS_splice | libc::SYS_tee | libc::SYS_vmsplice | libc::SYS_sendfile
-        | libc::SYS_getrandom | libc::SYS_msgsnd | libc::SYS_msgrcv | libc::SYS_mq_timedsend | libc::SYS_mq_timedreceive
+        libc::SYS_read
+        | libc::SYS_write
+        | libc::SYS_pread64
+        | libc::SYS_pwrite64
+        | libc::SYS_readv
+        | libc::SYS_writev
+        | libc::SYS_preadv
+        | libc::SYS_pwritev
+        | libc::SYS_preadv2
+        | libc::SYS_pwritev2
+        | libc::SYS_accept
+        | libc::SYS_accept4
+        | libc::SYS_connect
+        | libc::SYS_sendto
+        | libc::SYS_recvfrom
+        | libc::SYS_sendmsg
+        | libc::SYS_recvmsg
+        | libc::SYS_sendmmsg
+        | libc::SYS_recvmmsg
+        | libc::SYS_flock
+        | libc::SYS_fcntl
+        | libc::SYS_open
+        | libc::SYS_openat
+        | libc::SYS_fsync
+        | libc::SYS_fdatasync
+        | libc::SYS_splice
+        | libc::SYS_tee
+        | libc::SYS_vmsplice
+        | libc::SYS_sendfile
+        | libc::SYS_getrandom
+        | libc::SYS_msgsnd
+        | libc::SYS_msgrcv
+        | libc::SYS_mq_timedsend
+        | libc::SYS_mq_timedreceive
         | libc::SYS_copy_file_range => true,
-        libc::SYS_futex => matches!(args[1] as i32 & libc::FUTEX_CMD_MASK, libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET),
+        libc::SYS_futex => {
+            matches!(args[1] as i32 & libc::FUTEX_CMD_MASK, libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET)
+        }
         libc::SYS_wait4 => args[2] as i32 & libc::__WNOTHREAD == 0,
         libc::SYS_waitid => args[3] as i32 & libc::__WNOTHREAD == 0,
         _ => false,
@@ -180,12 +211,22 @@ unsafe fn assign(carrier: &Worker, identity: &Identity) {
 pub(crate) fn ring(carrier: &Worker) {
     carrier.bell.fetch_add(1, SeqCst);
     // SAFETY: FUTEX_WAKE does not touch the word.
-    unsafe { libc::syscall(libc::SYS_futex, carrier.bell.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+    unsafe {
+        libc::syscall(libc::SYS_futex, carrier.bell.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1)
+    };
 }
 
 fn wait(bell: &AtomicU32, seen: u32) {
     // SAFETY: waits on a live word.
-    unsafe { libc::syscall(libc::SYS_futex, bell.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, seen, null::<libc::timespec>()) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            bell.as_ptr(),
+            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+            seen,
+            null::<libc::timespec>(),
+        )
+    };
 }
 
 /// The loop of a carrier's thread, on its native stack, masked.

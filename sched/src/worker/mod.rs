@@ -29,9 +29,9 @@ use std::cell::Cell;
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, compiler_fence};
+use unyield_preempt::Receiver;
 use unyield_preempt::gate::{Gate, gate};
 use unyield_preempt::receiver::bump;
-use unyield_preempt::Receiver;
 use unyield_stealing::RunQueue;
 
 /// The vector of the timer's nudge.
@@ -206,14 +206,30 @@ impl Worker {
             self.picks.set(0);
             return None;
         }
-        loop {
-            // SAFETY: owner, masked.
-            let runnable = unsafe { self.queue.pop() }?;
-            // SAFETY: just taken out of the queue.
-            if let Some(identity) = unsafe { self.bind(runnable) } {
-                return Some(identity);
+        // SAFETY: owner, masked; what was taken out of the queue is ours.
+        unsafe {
+            let runnable = self.queue.pop()?;
+            self.bind(runnable).or_else(|| self.pick_started())
+        }
+    }
+
+    /// The next fiber that has started: no identity is free for a new one.
+    ///
+    /// # Safety
+    /// As for [`Worker::pick`].
+    #[cold]
+    pub(crate) unsafe fn pick_started(&self) -> Option<&Identity> {
+        // SAFETY: owner, masked; what was taken out of the queue is ours.
+        unsafe {
+            while let Some(runnable) = self.queue.pop_started() {
+                match runnable.as_ref().kind {
+                    Kind::Identity => return Some(&*runnable.cast::<Identity>().as_ptr()),
+                    // from the injector: it gets the next identity that is made
+                    Kind::Task => self.runtime().starve(runnable),
+                }
             }
         }
+        None
     }
 
     /// As [`Worker::pick`], for an identity that is free to run a task itself.
@@ -231,19 +247,34 @@ impl Worker {
             self.picks.set(0);
             return Pick::Nothing;
         }
-        loop {
-            // SAFETY: owner, masked; what was taken out of the queue is ours.
-            unsafe {
-                let Some(runnable) = self.queue.pop() else { return Pick::Nothing };
-                if runnable.as_ref().kind == Kind::Task
-                    && runnable.cast::<Task>().as_ref().stack_size == identity.stack.asked()
-                {
-                    identity.take_task(runnable.cast());
-                    return Pick::Here;
-                }
-                if let Some(other) = self.bind(runnable) {
-                    return Pick::Other(other);
-                }
+        // SAFETY: owner, masked; what was taken out of the queue is ours.
+        unsafe {
+            let Some(runnable) = self.queue.pop() else { return Pick::Nothing };
+            if runnable.as_ref().kind == Kind::Task
+                && runnable.cast::<Task>().as_ref().stack_size == identity.stack.asked()
+            {
+                identity.take_task(runnable.cast());
+                return Pick::Here;
+            }
+            return match self.bind(runnable).or_else(|| self.pick_started()) {
+                Some(other) => Pick::Other(other),
+                None => Pick::Nothing,
+            };
+        }
+    }
+
+    /// No identity is free for a task: it goes back to where new tasks are, so that it is started in its turn and not one moment later than its older
+    /// siblings (a tree of tasks would otherwise be started level by level, and need an identity for each).
+    unsafe fn put_back(&self, task: NonNull<Runnable>) {
+        let runtime = self.runtime();
+        // SAFETY: owner, masked; it was just taken out of a queue.
+        unsafe {
+            if task.cast::<Task>().as_ref().stack_size != runtime.stack_size || self.role != Role::Regular {
+                return runtime.starve(task);
+            }
+            match self.queue.push_fresh(task) {
+                Ok(()) => runtime.service.want_identity(),
+                Err(full) => runtime.starve(full),
             }
         }
     }
@@ -266,7 +297,7 @@ impl Worker {
                             Some(identity)
                         }
                         None => {
-                            self.runtime().starve(runnable);
+                            self.put_back(runnable);
                             None
                         }
                     }

@@ -18,7 +18,11 @@ fn worker_of(receiver: &Receiver) -> &Worker {
 /// # Safety
 /// Async-signal-safe: loads only.
 pub(crate) unsafe fn filter(receiver: &Receiver, pending: u64) -> u64 {
-    if pending & (1 << TICK) != 0 && !wants_preempt(worker_of(receiver)) { pending & !(1 << TICK) } else { pending }
+    if pending & (1 << TICK) != 0 && !wants_preempt(worker_of(receiver)) {
+        pending & !(1 << TICK)
+    } else {
+        pending
+    }
 }
 
 fn wants_preempt(worker: &Worker) -> bool {

@@ -152,7 +152,9 @@ unsafe fn finish_task(identity: &Identity, task: NonNull<Task>) {
 #[inline]
 fn check_balance() {
     if gate().depth() != 1 && fork::alive() {
-        crate::observe::report::say("a fiber ended inside a critical section (a forgotten CriticalSection guard)");
+        crate::observe::report::say(
+            "a fiber ended inside a critical section (a forgotten CriticalSection guard)",
+        );
         std::process::abort();
     }
 }
@@ -205,4 +207,3 @@ pub(crate) extern "C" fn shared_entry(transfer: context::Transfer) -> ! {
     }
     unreachable!("a shared identity is never resumed to retire")
 }
-

@@ -89,20 +89,22 @@ impl Worker {
             return None; // what is left is leaked
         }
         loop {
+            let mut starving = false;
             // SAFETY: native stack, masked.
             unsafe {
                 if let Some(identity) = self.from_injector(runtime) {
                     return Some(identity);
                 }
-                while let Some(runnable) = self.queue.pop_native() {
-                    if let Some(identity) = self.bind(runnable) {
-                        return Some(identity);
+                if let Some(runnable) = self.queue.pop_native() {
+                    match self.bind(runnable).or_else(|| self.pick_started()) {
+                        Some(identity) => return Some(identity),
+                        None => starving = true,
                     }
                 }
                 if runtime.stopping.load(Acquire) {
                     return None;
                 }
-                if runtime.idle.begin_search() {
+                if !starving && runtime.idle.begin_search() {
                     let mut found = None;
                     for _ in 0..SEARCHES {
                         found = self.from_injector(runtime).or_else(|| self.steal(runtime, rng));
@@ -120,14 +122,20 @@ impl Worker {
                     }
                 }
             }
-            self.sleep(runtime);
+            self.sleep(runtime, starving);
         }
     }
 
-    fn sleep(&self, runtime: &Shared) {
+    /// `starving`: all that is left are tasks that wait for an identity; the service wakes us when it has made one.
+    fn sleep(&self, runtime: &Shared, starving: bool) {
         let ticket = runtime.idle.prepare_sleep_as(self.index);
         // The last look comes after the registration: an enqueuer that does not see us is seen by us.
-        let claimed = if self.queue.has_work() || runtime.has_queued_work() || runtime.stopping.load(Acquire) {
+        let work = if starving {
+            runtime.pool.has_some() || self.queue.has_started()
+        } else {
+            self.queue.has_work() || runtime.has_queued_work()
+        };
+        let claimed = if work || runtime.stopping.load(Acquire) {
             runtime.idle.cancel_sleep(ticket)
         } else {
             let start = tick::now();

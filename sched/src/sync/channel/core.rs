@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::buffer::{Block, Blocks, Buffer, Drained, Refused, Ring};
-use crate::lock::Lock;
+use crate::lock::{Lock, LockGuard};
 use crate::park::{Waiter, unwind_cancelled};
 use crate::sync::wait_queue::{List, Patience, Waited, Woken, wait_in, wake_all_in};
 
@@ -50,6 +50,16 @@ unsafe impl<T: Send> Sync for Chan<T> {}
 pub(super) enum Limit {
     Now,
     Deadline(Option<Instant>),
+}
+
+impl Limit {
+    #[inline]
+    fn patience(self) -> Option<Patience> {
+        match self {
+            Limit::Now => None,
+            Limit::Deadline(deadline) => Some(Patience::new(deadline)),
+        }
+    }
 }
 
 /// Why a value was not sent.
@@ -180,66 +190,49 @@ impl<T> Chan<T> {
     }
 
     pub(super) fn send(&self, mut value: T, limit: Limit) -> Result<(), Unsent<T>> {
+        let patience = limit.patience();
         let mut spare = None;
         loop {
-            let sent = self.core.lock().send(value, &mut spare);
-            match sent {
+            let mut core = self.core.lock();
+            match core.send(value, &mut spare) {
                 Sent::Done => return Ok(()),
                 Sent::To(receiver, value) => {
+                    drop(core);
                     give(receiver, value);
                     return Ok(());
                 }
                 Sent::Disconnected(value) => return Err(Unsent::Disconnected(value)),
                 Sent::NeedsBlock(back) => {
+                    drop(core);
                     spare = Some(Block::boxed());
                     value = back;
                 }
-                Sent::Full(back) => match limit {
-                    Limit::Now => return Err(Unsent::Full(back)),
-                    Limit::Deadline(deadline) => return self.send_waiting(back, deadline),
-                },
+                Sent::Full(back) => {
+                    return match patience {
+                        None => Err(Unsent::Full(back)),
+                        Some(patience) => self.send_waiting(core, back, patience),
+                    };
+                }
             }
         }
     }
 
-    /// Only bounded channels come here.
     #[cold]
-    fn send_waiting(&self, value: T, deadline: Option<Instant>) -> Result<(), Unsent<T>> {
+    fn send_waiting(
+        &self,
+        core: LockGuard<'_, Core<T>>,
+        value: T,
+        patience: Patience,
+    ) -> Result<(), Unsent<T>> {
         let slot = Slot(UnsafeCell::new(Some(value)));
-        let mut to = None;
-        let enqueue = |core: &mut Core<T>, w: &Waiter| {
-            // SAFETY: nobody else knows of the slot before the waiter is linked.
-            let own = unsafe { &mut *slot.0.get() };
-            let Some(value) = own.take() else { unreachable!("not sent yet") };
-            match core.send(value, &mut None) {
-                Sent::Done => false,
-                Sent::To(receiver, value) => {
-                    to = Some((receiver, value));
-                    false
-                }
-                Sent::Disconnected(value) => {
-                    *own = Some(value);
-                    false
-                }
-                Sent::Full(value) | Sent::NeedsBlock(value) => {
-                    *own = Some(value);
-                    // SAFETY: the waiter is fresh, and `undo` unlinks it from this list.
-                    unsafe { core.sending.push_back(w, slot.token()) };
-                    true
-                }
-            }
-        };
+        // SAFETY: the waiter is fresh, and `undo` unlinks it from this list.
+        let link = |core: &mut Core<T>, w: &Waiter| unsafe { core.sending.push_back(w, slot.token()) };
         let undo = |core: &mut Core<T>, w: &Waiter| {
             // SAFETY: it was linked into this list.
             unsafe { core.sending.unlink(w) };
         };
-        let patience = Patience::new(deadline);
         // SAFETY: both use the one list.
-        let waited = unsafe { wait_in(&self.core, patience, "Sender::send", enqueue, || (), undo) };
-        if let Some((receiver, value)) = to {
-            give(receiver, value);
-            return Ok(());
-        }
+        let waited = unsafe { wait_in(&self.core, core, patience, "Sender::send", link, || (), undo) };
         if waited == Waited::Cancelled {
             unwind_cancelled();
         }
@@ -251,59 +244,41 @@ impl<T> Chan<T> {
     }
 
     pub(super) fn receive(&self, limit: Limit) -> Result<T, Unreceived> {
-        let received = self.core.lock().receive();
-        match received {
-            Received::Value(value, sender, _drained) => {
+        let patience = limit.patience();
+        let mut core = self.core.lock();
+        match core.receive() {
+            Received::Value(value, sender, drained) => {
+                drop(core);
                 if let Some(sender) = sender {
                     sender.wake(0);
                 }
+                drop(drained);
                 Ok(value)
             }
-            Received::From(sender) => Ok(self.take_from(sender)),
+            Received::From(sender) => {
+                drop(core);
+                let value = take(&sender);
+                sender.wake(0);
+                Ok(value)
+            }
             Received::Disconnected => Err(Unreceived::Disconnected),
-            Received::Empty => match limit {
-                Limit::Now => Err(Unreceived::Empty),
-                Limit::Deadline(deadline) => self.receive_waiting(deadline),
+            Received::Empty => match patience {
+                None => Err(Unreceived::Empty),
+                Some(patience) => self.receive_waiting(core, patience),
             },
         }
     }
 
-    fn take_from(&self, sender: Woken) -> T {
-        let value = take(&sender);
-        sender.wake(0);
-        value
-    }
-
-    fn receive_waiting(&self, deadline: Option<Instant>) -> Result<T, Unreceived> {
+    fn receive_waiting(&self, core: LockGuard<'_, Core<T>>, patience: Patience) -> Result<T, Unreceived> {
         let slot = Slot(UnsafeCell::new(None));
-        let mut received = Received::Empty;
-        let enqueue = |core: &mut Core<T>, w: &Waiter| {
-            received = core.receive();
-            if !matches!(received, Received::Empty) {
-                return false;
-            }
-            // SAFETY: the waiter is fresh, and `undo` unlinks it from this list.
-            unsafe { core.receiving.push_back(w, slot.token()) };
-            true
-        };
+        // SAFETY: the waiter is fresh, and `undo` unlinks it from this list.
+        let link = |core: &mut Core<T>, w: &Waiter| unsafe { core.receiving.push_back(w, slot.token()) };
         let undo = |core: &mut Core<T>, w: &Waiter| {
             // SAFETY: it was linked into this list.
             unsafe { core.receiving.unlink(w) };
         };
-        let patience = Patience::new(deadline);
         // SAFETY: both use the one list.
-        let waited = unsafe { wait_in(&self.core, patience, "Receiver::recv", enqueue, || (), undo) };
-        match received {
-            Received::Value(value, sender, _drained) => {
-                if let Some(sender) = sender {
-                    sender.wake(0);
-                }
-                return Ok(value);
-            }
-            Received::From(sender) => return Ok(self.take_from(sender)),
-            Received::Disconnected => return Err(Unreceived::Disconnected),
-            Received::Empty => {}
-        }
+        let waited = unsafe { wait_in(&self.core, core, patience, "Receiver::recv", link, || (), undo) };
         if waited == Waited::Cancelled {
             unwind_cancelled();
         }
