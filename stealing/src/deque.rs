@@ -7,12 +7,13 @@
 //! |---|---|---|---|
 //! | next | one item that was handed over | first, at most 16 times in a row | last |
 //! | woken | started items that were woken, at most 64 | oldest | oldest, second |
-//! | fresh | unstarted items, at most 64 | newest: keeps the number of live fibers small in fork trees | oldest, first |
+//! | fresh | unstarted items, 64 in a ring, more in a list | newest: keeps the number of live fibers small in fork trees | oldest of the ring, first |
 //! | expired | preempted and yielded items, no limit | oldest | oldest, third |
 //! | pinned | started items that may not migrate, no limit | oldest | never |
 //!
-//! Nothing starves: every 31st pop looks at pinned and expired first, every 13th takes fresh before woken, and every
-//! 61st the oldest fresh item, which a flood of new ones would bury.
+//! The first three are urgent: they run before what has had its quantum, and the owner looks for more of that kind elsewhere before it takes
+//! from the last two. Nothing starves: [`RunQueue::age`], which a timer calls every few milliseconds, lets some of the last two and the oldest fresh
+//! item go first; without a timer every 1021st pop does so. Counting pops alone is no measure: a thousand short items may go by in one quantum.
 //!
 //! No call but [`RunQueue::new`] and the drop glue allocates or frees, and none looks at thread-local data.
 
@@ -26,44 +27,41 @@ use crate::injector::Injector;
 use crate::list::Link;
 use crate::next::NextSlot;
 use crate::ring::Ring;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// How often in a row the next slot goes first.
 const NEXT_LIMIT: u8 = 16;
-/// Every how many pops pinned and expired items go first.
-const AGED_EVERY: u8 = 31;
 /// Every how many pops fresh items go before woken ones.
 const FRESH_EVERY: u8 = 13;
-/// Every how many pops the oldest fresh item goes first.
-const OLDEST_EVERY: u8 = 61;
+/// Every how many pops the queue ages by itself.
+const AGE_EVERY: u16 = 1021;
+/// What part of the expired items may go first at each ageing, beside the first.
+const AGED_SHARE: usize = 16;
 
 /// Counters of the owner: nobody else touches them.
 struct Turns {
     /// How often in a row the next slot went first.
     next_run: Cell<u8>,
-    /// Pops left until pinned and expired go first.
-    aged: Cell<u8>,
     /// Pops left until fresh goes before woken; stays at 0 until that has been done.
     fresh: Cell<u8>,
-    /// Pops left until the oldest fresh item goes first; stays at 0 until that has been done.
-    oldest: Cell<u8>,
+    /// Pops left until the queue ages by itself.
+    pops: Cell<u16>,
+    /// Pinned and expired items that go first.
+    aged: Cell<u32>,
     /// Whether expired goes before pinned the next time: they take turns.
     expired_first: Cell<bool>,
-}
-
-/// Counts down; true (and starts again) every `every` calls.
-#[inline(always)]
-fn turn(cell: &Cell<u8>, every: u8) -> bool {
-    let left = cell.get() - 1;
-    cell.set(if left == 0 { every } else { left });
-    left == 0
 }
 
 /// The run queues of one worker. See the table above for what is in them.
 pub struct RunQueue<T: Link> {
     turns: CachePadded<Turns>,
+    /// Set by the timer, taken by the owner.
+    age: AtomicBool,
     next: CachePadded<NextSlot<T>>,
     woken: Ring<T>,
     fresh: Ring<T>,
+    /// Fresh items that came when the ring was full: newest first, newer than those in the ring.
+    fresh_more: CachePadded<Injector<T>>,
     expired: CachePadded<Injector<T>>,
     pinned: CachePadded<Injector<T>>,
 }
@@ -78,14 +76,16 @@ impl<T: Link> RunQueue<T> {
         RunQueue {
             turns: CachePadded::new(Turns {
                 next_run: Cell::new(0),
-                aged: Cell::new(AGED_EVERY),
                 fresh: Cell::new(FRESH_EVERY),
-                oldest: Cell::new(OLDEST_EVERY),
+                pops: Cell::new(AGE_EVERY),
+                aged: Cell::new(0),
                 expired_first: Cell::new(false),
             }),
+            age: AtomicBool::new(false),
             next: CachePadded::new(NextSlot::new()),
             woken: Ring::new(),
             fresh: Ring::new(),
+            fresh_more: CachePadded::new(Injector::new()),
             expired: CachePadded::new(Injector::new()),
             pinned: CachePadded::new(Injector::new()),
         }
@@ -111,14 +111,25 @@ impl<T: Link> RunQueue<T> {
         unsafe { self.woken.push(item) }
     }
 
-    /// Queues an unstarted item. `Err(item)`: full, it goes to the injector.
+    /// Queues an unstarted item.
     ///
     /// # Safety
     /// As for [`set_next`](Self::set_next).
     #[inline]
-    pub unsafe fn push_fresh(&self, item: NonNull<T>) -> Result<(), NonNull<T>> {
+    pub unsafe fn push_fresh(&self, item: NonNull<T>) {
         // SAFETY: the caller's promise.
-        unsafe { self.fresh.push(item) }
+        unsafe {
+            if let Err(full) = self.fresh.push(item) {
+                self.fresh_more.push_front(full);
+            }
+        }
+    }
+
+    /// Some of what waits longest is to go first: called every few milliseconds by a timer. Any thread; one store.
+    #[inline]
+    pub fn age(&self) {
+        // Relaxed: a hint; that it comes late does not matter.
+        self.age.store(true, Ordering::Relaxed);
     }
 
     /// Queues an item that was preempted or yielded. Any thread, masked.
@@ -141,129 +152,117 @@ impl<T: Link> RunQueue<T> {
         unsafe { self.pinned.push(item) };
     }
 
-    /// Takes the next item to run, by the policy in the module's header.
+    /// Takes the next item to run, by the policy in the module's header: [`pop_urgent`](Self::pop_urgent), else
+    /// [`pop_aged`](Self::pop_aged).
     ///
     /// # Safety
     /// The calling thread is the owner, masked, on any identity.
     #[inline]
     pub unsafe fn pop(&self) -> Option<NonNull<T>> {
         // SAFETY: the caller's promise.
-        unsafe { self.pop_with::<true>() }
+        unsafe { self.pop_urgent().or_else(|| self.pop_aged()) }
     }
 
-    /// As [`pop`](Self::pop), but leaves fresh items alone: for a worker that has no stack to start one on.
+    /// Takes what should run before anything that has had its quantum.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop).
+    #[inline]
+    pub unsafe fn pop_urgent(&self) -> Option<NonNull<T>> {
+        let turns = &*self.turns;
+        let pops = turns.pops.get();
+        turns.pops.set(pops - 1);
+        // These stay at 0: a turn that falls on an item from another queue is not lost.
+        turns.fresh.set(turns.fresh.get().saturating_sub(1));
+        // SAFETY: the caller's promise.
+        unsafe {
+            if (pops == 1 || self.age.load(Ordering::Relaxed))
+                && let Some(item) = self.grow_old()
+            {
+                return Some(item);
+            }
+            if turns.aged.get() > 0 {
+                turns.aged.set(turns.aged.get() - 1);
+                if let Some(item) = self.pop_aged() {
+                    return Some(item);
+                }
+                turns.aged.set(0);
+            }
+            let Some(item) = self.next.take() else {
+                turns.next_run.set(0);
+                return self.pop_rings();
+            };
+            let run = turns.next_run.get();
+            if run < NEXT_LIMIT {
+                turns.next_run.set(run + 1);
+                return Some(item);
+            }
+            turns.next_run.set(0);
+            let Some(other) = self.pop_rings() else {
+                return Some(item);
+            };
+            if let Err(item) = self.woken.push(item) {
+                self.expired.push(item);
+            }
+            Some(other)
+        }
+    }
+
+    /// Ageing is due: the oldest fresh item, if any, now; some pinned and expired ones at the next pops.
+    #[cold]
+    unsafe fn grow_old(&self) -> Option<NonNull<T>> {
+        self.age.store(false, Ordering::Relaxed);
+        let turns = &*self.turns;
+        turns.pops.set(AGE_EVERY);
+        let old = self.expired.len() + self.pinned.len();
+        turns.aged.set(if old == 0 { 0 } else { (1 + old / AGED_SHARE) as u32 });
+        // SAFETY: the caller's promise.
+        unsafe { self.fresh.pop_oldest() }
+    }
+
+    /// As [`pop`](Self::pop), but leaves the fresh tasks alone: for a worker that has no stack to start one on.
     ///
     /// # Safety
     /// As for [`pop`](Self::pop).
     pub unsafe fn pop_started(&self) -> Option<NonNull<T>> {
         // SAFETY: the caller's promise.
-        unsafe { self.pop_with::<false>() }
+        unsafe { self.next.take().or_else(|| self.woken.pop_oldest()).or_else(|| self.pop_aged()) }
     }
 
-    /// # Safety
-    /// As for [`pop`](Self::pop).
-    #[inline(always)]
-    unsafe fn pop_with<const FRESH: bool>(&self) -> Option<NonNull<T>> {
-        let turns = &*self.turns;
-        // These stay at 0: a turn that falls on an item from another queue is not lost.
-        turns.fresh.set(turns.fresh.get().saturating_sub(1));
-        turns.oldest.set(turns.oldest.get().saturating_sub(1));
-        if turn(&turns.aged, AGED_EVERY)
-            && let Some(item) = self.pop_aged()
-        {
-            return Some(item);
-        }
-        let Some(item) = self.next.take() else {
-            turns.next_run.set(0);
-            // SAFETY: the caller's promise.
-            return unsafe { self.pop_queued::<FRESH>() };
-        };
-        let run = turns.next_run.get();
-        if run < NEXT_LIMIT {
-            turns.next_run.set(run + 1);
-            return Some(item);
-        }
-        turns.next_run.set(0);
-        // SAFETY: the caller's promise.
-        let Some(other) = (unsafe { self.pop_queued::<FRESH>() }) else {
-            return Some(item);
-        };
-        // SAFETY: the caller's promise; the item is live and has just been taken out.
-        if let Err(item) = unsafe { self.woken.push(item) } {
-            // SAFETY: as above.
-            unsafe { self.expired.push(item) };
-        }
-        Some(other)
-    }
-
-    /// The same as [`pop`](Self::pop), which needs no native identity either.
-    ///
-    /// # Safety
-    /// As for [`pop`](Self::pop).
-    #[inline]
-    pub unsafe fn pop_native(&self) -> Option<NonNull<T>> {
-        // SAFETY: the caller's promise.
-        unsafe { self.pop() }
-    }
-
-    /// Queues `item` as expired and takes the next item to run, which may be `item` itself: what a worker does when
-    /// its fiber yields. As [`push_expired`](Self::push_expired) and [`pop`](Self::pop), but with one locking if only
-    /// expired items are queued. `None`: a thief was faster.
-    ///
-    /// # Safety
-    /// As for [`set_next`](Self::set_next).
-    #[inline]
-    pub unsafe fn rotate(&self, item: NonNull<T>) -> Option<NonNull<T>> {
-        let only_expired =
-            self.next.is_empty() && self.woken.is_empty() && self.fresh.is_empty() && self.pinned.is_empty();
-        if only_expired {
-            self.turns.next_run.set(0);
-            // SAFETY: the caller's promise.
-            return Some(unsafe { self.expired.rotate(item) });
-        }
-        // SAFETY: the caller's promise.
-        unsafe { self.expired.push(item) };
-        // SAFETY: the caller's promise.
-        unsafe { self.pop() }
-    }
-
-    /// Everything but the next slot.
+    /// Woken and fresh.
     ///
     /// # Safety
     /// As for [`pop`](Self::pop).
     #[inline(always)]
-    unsafe fn pop_queued<const FRESH: bool>(&self) -> Option<NonNull<T>> {
+    unsafe fn pop_rings(&self) -> Option<NonNull<T>> {
         let turns = &*self.turns;
-        if FRESH && turns.oldest.get() == 0 {
-            turns.oldest.set(OLDEST_EVERY);
-            // SAFETY: the caller's promise.
-            if let Some(item) = unsafe { self.fresh.pop_oldest() } {
-                return Some(item);
-            }
-        }
-        if FRESH && turns.fresh.get() == 0 {
-            turns.fresh.set(FRESH_EVERY);
-            // SAFETY: the caller's promise.
-            if let Some(item) = unsafe { self.fresh.pop_newest() } {
-                return Some(item);
-            }
-        }
         // SAFETY: the caller's promise.
-        if let Some(item) = unsafe { self.woken.pop_oldest() } {
-            return Some(item);
-        }
-        if FRESH {
-            // SAFETY: the caller's promise.
-            if let Some(item) = unsafe { self.fresh.pop_newest() } {
-                return Some(item);
+        unsafe {
+            if turns.fresh.get() == 0 {
+                turns.fresh.set(FRESH_EVERY);
+                if let Some(item) = self.pop_fresh() {
+                    return Some(item);
+                }
             }
+            self.woken.pop_oldest().or_else(|| self.pop_fresh())
         }
-        self.pop_aged()
     }
 
-    /// Pinned and expired, in turns.
+    #[inline(always)]
+    unsafe fn pop_fresh(&self) -> Option<NonNull<T>> {
+        // SAFETY: the caller's promise.
+        self.fresh_more.pop().or_else(|| unsafe { self.fresh.pop_newest() })
+    }
+
+    /// Takes a pinned or expired item, in turns, the oldest of its kind.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop).
     #[inline]
-    fn pop_aged(&self) -> Option<NonNull<T>> {
+    pub unsafe fn pop_aged(&self) -> Option<NonNull<T>> {
+        if self.pinned.is_empty() {
+            return self.expired.pop();
+        }
         let expired_first = self.turns.expired_first.replace(!self.turns.expired_first.get());
         if expired_first {
             self.expired.pop().or_else(|| self.pinned.pop())
@@ -279,13 +278,14 @@ impl<T: Link> RunQueue<T> {
         self.fresh
             .steal()
             .or_else(|| self.woken.steal())
+            .or_else(|| self.fresh_more.pop())
             .or_else(|| self.expired.pop())
             .or_else(|| self.next.take())
     }
 
     /// True if there seemed to be anything for the owner. Anywhere.
     pub fn has_work(&self) -> bool {
-        self.has_started() || !self.fresh.is_empty()
+        self.has_started() || !self.fresh.is_empty() || !self.fresh_more.is_empty()
     }
 
     /// True if there seemed to be anything for [`pop_started`](Self::pop_started). Anywhere.
@@ -295,7 +295,11 @@ impl<T: Link> RunQueue<T> {
 
     /// True if there seemed to be anything for thieves. Anywhere.
     pub fn has_stealable(&self) -> bool {
-        !self.next.is_empty() || !self.expired.is_empty() || !self.woken.is_empty() || !self.fresh.is_empty()
+        !self.next.is_empty()
+            || !self.expired.is_empty()
+            || !self.woken.is_empty()
+            || !self.fresh.is_empty()
+            || !self.fresh_more.is_empty()
     }
 
     /// Number of items, perhaps out of date. Anywhere.
@@ -303,6 +307,7 @@ impl<T: Link> RunQueue<T> {
         usize::from(!self.next.is_empty())
             + self.woken.len()
             + self.fresh.len()
+            + self.fresh_more.len()
             + self.expired.len()
             + self.pinned.len()
     }
@@ -311,9 +316,6 @@ impl<T: Link> RunQueue<T> {
     pub fn is_empty(&self) -> bool {
         !self.has_work()
     }
-
-    /// Nothing: these queues need no preparation of a thread. A place for one, should they ever.
-    pub fn prewarm() {}
 
     /// Takes everything out, in no particular order: for shutdown.
     ///

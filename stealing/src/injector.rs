@@ -47,6 +47,19 @@ impl<T: Link> Injector<T> {
         self.len.store(list.len(), Ordering::Release);
     }
 
+    /// Adds an item at the front. Any thread, masked.
+    ///
+    /// # Safety
+    /// As for [`push`](Self::push).
+    #[inline]
+    pub unsafe fn push_front(&self, item: NonNull<T>) {
+        let mut list = self.list.lock();
+        // SAFETY: the caller's promise.
+        unsafe { list.push_front(item) };
+        // Release: as in `push`.
+        self.len.store(list.len(), Ordering::Release);
+    }
+
     /// Adds all items of a list at the end, under one locking. Any thread, masked.
     #[inline]
     pub fn push_all(&self, items: List<T>) {

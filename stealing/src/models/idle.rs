@@ -181,3 +181,27 @@ fn shutdown() {
         }
     });
 }
+
+/// A notifier that relies on a wake-up under way is right: whoever takes that over sees its work. (Among two workers the
+/// other one is awake by then and would see it anyhow; the property matters from three on.)
+#[test]
+fn work_is_seen_by_who_takes_the_wakeup() {
+    model(|| {
+        let pool = Pool::new(3);
+        let first = pool.idle.prepare_sleep();
+        let second = pool.idle.prepare_sleep();
+        assert!(pool.idle.notify_one());
+        let enqueuer = {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                pool.work.fetch_add(1, Ordering::Relaxed);
+                pool.idle.notify_one()
+            })
+        };
+        assert!(pool.idle.cancel_sleep(first));
+        let seen = pool.any_work();
+        let notified = enqueuer.join().unwrap();
+        assert!(seen || notified, "lost");
+        assert_eq!(pool.idle.cancel_sleep(second), notified);
+    });
+}
