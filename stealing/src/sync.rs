@@ -31,18 +31,27 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// One round of waiting for another thread: the pause instruction at first, the kernel after `SPINS` rounds.
+/// One round of waiting for another thread: the pause instruction at first, then the kernel.
 ///
-/// The thread that is waited for may not be running (the kernel took its core), then spinning on is in its way.
+/// The thread that is waited for may not be running (the kernel took its core), then spinning on is in its way. Giving the core
+/// away is not enough if the waiting thread has a real-time priority and the other one none: then only sleeping lets it run.
 #[cfg(not(loom))]
 #[inline]
 pub(crate) fn relax(round: u32) {
     const SPINS: u32 = 64;
-    if round < SPINS {
-        core::hint::spin_loop();
-    } else {
-        // SAFETY: sched_yield has no preconditions. It touches neither memory nor locks of ours.
-        unsafe { libc::sched_yield() };
+    const YIELDS: u32 = SPINS + 4;
+    const SLEEP: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 20_000 };
+    // SAFETY: neither call touches memory or locks of ours.
+    unsafe {
+        match round {
+            0..SPINS => core::hint::spin_loop(),
+            SPINS..YIELDS => {
+                libc::sched_yield();
+            }
+            _ => {
+                libc::nanosleep(&SLEEP, core::ptr::null_mut());
+            }
+        }
     }
 }
 

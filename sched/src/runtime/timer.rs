@@ -13,6 +13,11 @@ use unyield_preempt::tick::{self, Unanswered};
 const HYSTERESIS: u32 = 16;
 /// Ticks that a worker may leave unanswered before it is reported as stuck.
 const STUCK: u32 = 64;
+/// … and for how long, in ns: on a full machine the kernel may not run a worker for many ticks.
+const STUCK_TIME: u64 = 1_000_000_000;
+
+/// How often what waits longest in a queue goes first (rule 8: what was preempted runs again within 20 ms), in ns.
+const AGEING: u64 = 8_000_000;
 
 /// What the timer knows of one worker.
 #[derive(Clone, Copy, Default)]
@@ -20,6 +25,7 @@ struct Seen {
     slice: u64,
     since: u64,
     unanswered: Unanswered,
+    reported: bool,
 }
 
 /// What the timer knows of one carrier: the CPU time that its thread had used, and when to look again.
@@ -40,11 +46,16 @@ pub(crate) fn run(runtime: &Shared) {
     let mut seen = vec![Seen::default(); runtime.workers.len()];
     let mut carriers = vec![SeenCarrier::default(); runtime.carriers.max];
     let mut quiet = 0;
+    let mut next_ageing = 0;
     let ticking = runtime.preemption != Preemption::Off;
     while !runtime.halted.load(Acquire) {
         let now = tick::now();
         runtime.timers.expire(now);
         let mut contended = false;
+        if now >= next_ageing {
+            next_ageing = now + AGEING;
+            runtime.workers.iter().for_each(|worker| worker.queue.age());
+        }
         if ticking {
             for (worker, seen) in runtime.workers.iter().zip(&mut seen) {
                 contended |= visit(runtime, worker, seen, now);
@@ -53,7 +64,11 @@ pub(crate) fn run(runtime: &Shared) {
         let next_carrier = visit_carriers(runtime, &mut carriers, now);
         contended |= rescue(runtime);
         quiet = if contended { 0 } else { quiet + 1 };
-        if quiet <= HYSTERESIS {
+        if !ticking {
+            // Nobody needs ticks: stay armed, so that enqueuers never wake us, and sleep until a deadline.
+            let (until, token) = runtime.timers.plan(next_carrier);
+            runtime.timers.nap(until, token);
+        } else if quiet <= HYSTERESIS {
             let (until, token) = runtime.timers.plan(now + period);
             runtime.timers.nap(until, token);
         } else if runtime.armed.try_disarm(|| needed(runtime)) {
@@ -62,11 +77,13 @@ pub(crate) fn run(runtime: &Shared) {
             if runtime.armed.wait(limit) {
                 quiet = 0;
             }
+        } else {
+            quiet = 0;
         }
     }
 }
 
-/// Something is queued that nobody may be looking at.
+/// Something is queued that the running fibers may have to make room for.
 fn needed(runtime: &Shared) -> bool {
     runtime.halted.load(Acquire)
         || !runtime.injector.is_empty()
@@ -81,13 +98,14 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
     }
     let slice = worker.slice.load(Relaxed);
     if seen.slice != slice {
-        *seen = Seen { slice, since: now, unanswered: Unanswered::default() };
+        *seen = Seen { slice, since: now, ..Seen::default() };
     }
     if !worker.has_other_work() {
         return false;
     }
     if now - seen.since >= runtime.quantum_ns && fork::alive() {
-        if seen.unanswered.sent(worker.receiver.counters.interrupts.load(Relaxed)) == STUCK {
+        let unanswered = seen.unanswered.sent(worker.receiver.counters.interrupts.load(Relaxed));
+        if unanswered >= STUCK && now - seen.since >= STUCK_TIME && !std::mem::replace(&mut seen.reported, true) {
             super::fault::report_stuck(worker);
         }
         worker.tick_slice.store(slice, Relaxed);

@@ -66,7 +66,7 @@ impl Timers {
     pub(crate) fn nap(&self, until: u64, token: u32) {
         let now = tick::now();
         if until > now {
-            self.nap.wait(token, Some(until - now));
+            self.nap.wait(token, (until != u64::MAX).then(|| until - now));
         }
     }
 

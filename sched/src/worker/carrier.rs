@@ -242,7 +242,7 @@ pub(crate) unsafe fn serve(carrier: &Worker) {
             let mut assigned = carrier.assigned.swap(null_mut(), AcqRel);
             if assigned.is_null() {
                 // A fiber that is bound to this carrier comes back through its queue.
-                if let Some(runnable) = carrier.queue.pop_native() {
+                if let Some(runnable) = carrier.queue.pop() {
                     assigned = runnable.cast::<Identity>().as_ptr();
                 }
             }
@@ -308,6 +308,9 @@ unsafe fn run_one(carrier: &Worker, identity: &Identity) {
             enqueue::identity(carrier.runtime(), identity);
             return;
         }
+        // The timer must look after this thread now, even if it was asleep.
+        carrier.runtime().timers.wake();
+        carrier.runtime().armed.rouse();
         resume::enter(carrier, identity);
         carrier.settle();
     }

@@ -32,10 +32,8 @@ pub(crate) unsafe fn spawned(runtime: &Shared, task: NonNull<Task>) {
         match local(runtime) {
             Some(worker) => {
                 bump(&worker.counters.spawned);
-                match worker.queue.push_fresh(task.cast()) {
-                    Ok(()) => runtime.announce(true),
-                    Err(full) => runtime.inject(full),
-                }
+                worker.queue.push_fresh(task.cast());
+                runtime.announce(true);
             }
             None => {
                 runtime.spawned_outside.fetch_add(1, Relaxed);

@@ -122,8 +122,10 @@ unsafe impl Send for Worker {}
 unsafe impl Sync for Worker {}
 
 const CACHE_LIMIT: usize = 64;
-/// Every so many local picks the scheduler loop gets its turn: it looks at the injector and at its oldest tasks.
+/// Every so many picks the injector goes first.
 const GLOBAL_EVERY: u32 = 61;
+/// How many runnables a worker takes from the injector at once, so that the others get theirs.
+const BATCH: usize = 16;
 
 impl Worker {
     pub(crate) fn new(role: Role, index: usize) -> Worker {
@@ -191,24 +193,63 @@ impl Worker {
         self.native_fs.get()
     }
 
-    /// The next fiber from this worker's own queue, bound to an identity. `None`: the scheduler loop must look.
+    /// What should run next of what this worker can reach without searching: its urgent queues, the injector, then what has had its quantum.
     ///
     /// # Safety
     /// Masked, on this worker, on any identity.
     #[inline]
-    pub(crate) unsafe fn pick(&self) -> Option<&Identity> {
+    unsafe fn next_runnable(&self) -> Option<NonNull<Runnable>> {
         if self.role != Role::Regular {
             return None;
         }
         let picks = self.picks.get();
         self.picks.set(picks + 1);
-        if picks >= GLOBAL_EVERY {
-            self.picks.set(0);
+        // SAFETY: owner, masked.
+        unsafe {
+            if picks >= GLOBAL_EVERY {
+                self.picks.set(0);
+                if let Some(runnable) = self.from_injector() {
+                    return Some(runnable);
+                }
+            }
+            self.queue.pop_urgent().or_else(|| self.from_injector()).or_else(|| self.queue.pop_aged())
+        }
+    }
+
+    /// Takes from the injector: one to run, a few more for our own queue.
+    ///
+    /// # Safety
+    /// As for [`Worker::next_runnable`].
+    #[inline]
+    unsafe fn from_injector(&self) -> Option<NonNull<Runnable>> {
+        let injector = &self.runtime().injector;
+        if injector.is_empty() {
             return None;
         }
-        // SAFETY: owner, masked; what was taken out of the queue is ours.
+        let share = (injector.len() / self.runtime().workers.len()).clamp(1, BATCH);
+        let mut batch = injector.pop_many(share);
+        let first = batch.pop_front();
+        while let Some(runnable) = batch.pop_front() {
+            // Woken order, not the stack of fresh tasks: the injector is first in, first out.
+            // SAFETY: owner, masked; it was taken out of the injector.
+            unsafe {
+                if let Err(full) = self.queue.push_woken(runnable) {
+                    injector.push(full);
+                }
+            }
+        }
+        first
+    }
+
+    /// The next fiber that this worker can reach without searching, bound to an identity. `None`: the scheduler loop must look.
+    ///
+    /// # Safety
+    /// Masked, on this worker, on any identity.
+    #[inline]
+    pub(crate) unsafe fn pick(&self) -> Option<&Identity> {
+        // SAFETY: owner, masked; what was taken out of a queue is ours.
         unsafe {
-            let runnable = self.queue.pop()?;
+            let runnable = self.next_runnable()?;
             self.bind(runnable).or_else(|| self.pick_started())
         }
     }
@@ -238,28 +279,19 @@ impl Worker {
     /// Masked, on this worker; `identity` is the running one, without a task.
     #[inline]
     pub(crate) unsafe fn pick_for(&self, identity: &Identity) -> Pick<'_> {
-        if self.role != Role::Regular {
-            return Pick::Nothing;
-        }
-        let picks = self.picks.get();
-        self.picks.set(picks + 1);
-        if picks >= GLOBAL_EVERY {
-            self.picks.set(0);
-            return Pick::Nothing;
-        }
-        // SAFETY: owner, masked; what was taken out of the queue is ours.
+        // SAFETY: owner, masked; what was taken out of a queue is ours.
         unsafe {
-            let Some(runnable) = self.queue.pop() else { return Pick::Nothing };
+            let Some(runnable) = self.next_runnable() else { return Pick::Nothing };
             if runnable.as_ref().kind == Kind::Task
                 && runnable.cast::<Task>().as_ref().stack_size == identity.stack.asked()
             {
                 identity.take_task(runnable.cast());
                 return Pick::Here;
             }
-            return match self.bind(runnable).or_else(|| self.pick_started()) {
+            match self.bind(runnable).or_else(|| self.pick_started()) {
                 Some(other) => Pick::Other(other),
                 None => Pick::Nothing,
-            };
+            }
         }
     }
 
@@ -272,10 +304,8 @@ impl Worker {
             if task.cast::<Task>().as_ref().stack_size != runtime.stack_size || self.role != Role::Regular {
                 return runtime.starve(task);
             }
-            match self.queue.push_fresh(task) {
-                Ok(()) => runtime.service.want_identity(),
-                Err(full) => runtime.starve(full),
-            }
+            self.queue.push_fresh(task);
+            runtime.service.want_identity();
         }
     }
 

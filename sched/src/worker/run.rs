@@ -16,8 +16,6 @@ use unyield_preempt::tick;
 
 /// How many times an idle worker looks everywhere before it sleeps.
 const SEARCHES: u32 = 2;
-/// How many tasks a worker takes from the injector at once, so that the others get theirs.
-const BATCH: usize = 16;
 
 impl Worker {
     /// The body of a worker's thread between its hooks: attaches, runs until the runtime stops, detaches.
@@ -44,7 +42,6 @@ impl Worker {
     }
 
     unsafe fn attach(&self) {
-        unyield_stealing::RunQueue::<super::Runnable>::prewarm();
         // SAFETY: settings of the calling thread; FSGSBASE was probed unless identities are shared, in which case FS is never swapped.
         unsafe {
             libc::prctl(libc::PR_SET_TIMERSLACK, 1);
@@ -84,7 +81,6 @@ impl Worker {
 
     /// What to run next; sleeps while there is nothing. `None`: the runtime stops.
     unsafe fn find<'a>(&'a self, runtime: &'a Shared, rng: &mut SmallRng) -> Option<&'a Identity> {
-        self.picks.set(0);
         if runtime.leaving.load(Acquire) {
             return None; // what is left is leaked
         }
@@ -92,10 +88,7 @@ impl Worker {
             let mut starving = false;
             // SAFETY: native stack, masked.
             unsafe {
-                if let Some(identity) = self.from_injector(runtime) {
-                    return Some(identity);
-                }
-                if let Some(runnable) = self.queue.pop_native() {
+                if let Some(runnable) = self.next_runnable() {
                     match self.bind(runnable).or_else(|| self.pick_started()) {
                         Some(identity) => return Some(identity),
                         None => starving = true,
@@ -107,7 +100,7 @@ impl Worker {
                 if !starving && runtime.idle.begin_search() {
                     let mut found = None;
                     for _ in 0..SEARCHES {
-                        found = self.from_injector(runtime).or_else(|| self.steal(runtime, rng));
+                        found = self.from_injector().and_then(|runnable| self.bind(runnable)).or_else(|| self.steal(runtime, rng));
                         if found.is_some() {
                             break;
                         }
@@ -148,30 +141,6 @@ impl Worker {
         if claimed && runtime.has_queued_work() && runtime.workers.len() > 1 {
             runtime.idle.notify_one();
         }
-    }
-
-    /// Takes from the injector: one to run, a few more for our own queue.
-    unsafe fn from_injector<'a>(&'a self, runtime: &'a Shared) -> Option<&'a Identity> {
-        if runtime.injector.is_empty() {
-            return None;
-        }
-        let share = (runtime.injector.len() / runtime.workers.len()).clamp(1, BATCH);
-        let mut batch = runtime.injector.pop_many(share);
-        let mut first = None;
-        // SAFETY: native stack, masked; what was taken out is ours.
-        unsafe {
-            while let Some(runnable) = batch.pop_front() {
-                if first.is_none() {
-                    first = self.bind(runnable);
-                } else {
-                    // Woken order, not the stack of fresh tasks: the injector is first in, first out.
-                    if let Err(full) = self.queue.push_woken(runnable) {
-                        runtime.injector.push(full);
-                    }
-                }
-            }
-        }
-        first
     }
 
     unsafe fn steal<'a>(&'a self, runtime: &'a Shared, rng: &mut SmallRng) -> Option<&'a Identity> {
