@@ -7,13 +7,15 @@
 //! |---|---|---|---|
 //! | next | one item that was handed over | first, at most 16 times in a row | last |
 //! | woken | started items that were woken, at most 64 | oldest | oldest, second |
-//! | fresh | unstarted items, 64 in a ring, more in a list | newest: keeps the number of live fibers small in fork trees | oldest of the ring, first |
+//! | fresh | unstarted items, the newest 64 or fewer | newest: depth first, which keeps a tree of them narrow | oldest, if nothing in old |
+//! | old | unstarted items that fell out of fresh, no limit; older than those in fresh | oldest, when fresh is empty | oldest, first |
 //! | expired | preempted and yielded items, no limit | oldest | oldest, third |
 //! | pinned | started items that may not migrate, no limit | oldest | never |
 //!
-//! The first three are urgent: they run before what has had its quantum, and the owner looks for more of that kind elsewhere before it takes
-//! from the last two. Nothing starves: [`RunQueue::age`], which a timer calls every few milliseconds, lets some of the last two and the oldest fresh
-//! item go first; without a timer every 1021st pop does so. Counting pops alone is no measure: a thousand short items may go by in one quantum.
+//! The first four are urgent: they run before what has had its quantum, and the owner looks for more of that kind
+//! elsewhere before it takes from the last two. Nothing starves: [`RunQueue::age`], which a timer calls every few
+//! milliseconds, lets some of the last two and the oldest unstarted item go first; without a timer every 1021st pop does
+//! so. Counting pops alone is no measure: a thousand short items may go by in one quantum.
 //!
 //! No call but [`RunQueue::new`] and the drop glue allocates or frees, and none looks at thread-local data.
 
@@ -24,9 +26,9 @@ use core::ptr::NonNull;
 use crossbeam_utils::CachePadded;
 
 use crate::injector::Injector;
-use crate::list::Link;
+use crate::list::{Link, List};
 use crate::next::NextSlot;
-use crate::ring::Ring;
+use crate::ring::{ROOM, Ring};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// How often in a row the next slot goes first.
@@ -60,8 +62,8 @@ pub struct RunQueue<T: Link> {
     next: CachePadded<NextSlot<T>>,
     woken: Ring<T>,
     fresh: Ring<T>,
-    /// Fresh items that came when the ring was full: newest first, newer than those in the ring.
-    fresh_more: CachePadded<Injector<T>>,
+    /// What had to make room in `fresh`, oldest first: all older than what is there.
+    old: CachePadded<Injector<T>>,
     expired: CachePadded<Injector<T>>,
     pinned: CachePadded<Injector<T>>,
 }
@@ -85,7 +87,7 @@ impl<T: Link> RunQueue<T> {
             next: CachePadded::new(NextSlot::new()),
             woken: Ring::new(),
             fresh: Ring::new(),
-            fresh_more: CachePadded::new(Injector::new()),
+            old: CachePadded::new(Injector::new()),
             expired: CachePadded::new(Injector::new()),
             pinned: CachePadded::new(Injector::new()),
         }
@@ -118,10 +120,32 @@ impl<T: Link> RunQueue<T> {
     #[inline]
     pub unsafe fn push_fresh(&self, item: NonNull<T>) {
         // SAFETY: the caller's promise.
-        unsafe {
-            if let Err(full) = self.fresh.push(item) {
-                self.fresh_more.push_front(full);
-            }
+        if let Err(item) = unsafe { self.fresh.push(item) } {
+            // SAFETY: the caller's promise.
+            unsafe { self.make_room(item) };
+        }
+    }
+
+    /// Moves the older half of `fresh` to `old`, so that the lock is taken once in so many pushes, and adds `item`.
+    ///
+    /// # Safety
+    /// As for [`set_next`](Self::set_next).
+    #[cold]
+    unsafe fn make_room(&self, item: NonNull<T>) {
+        let mut older = List::new();
+        for _ in 0..ROOM / 2 {
+            // SAFETY: the caller's promise.
+            let Some(item) = (unsafe { self.fresh.pop_oldest() }) else { break };
+            // SAFETY: it was queued, so it is live, and has just been taken out.
+            unsafe { older.push_back(item) };
+        }
+        self.old.push_all(older);
+        // SAFETY: the caller's promise.
+        if let Err(item) = unsafe { self.fresh.push(item) } {
+            // There is room: only this thread adds. Were there none, the item would not be lost.
+            debug_assert!(false, "no room");
+            // SAFETY: as above.
+            unsafe { self.expired.push(item) };
         }
     }
 
@@ -208,7 +232,10 @@ impl<T: Link> RunQueue<T> {
         }
     }
 
-    /// Ageing is due: the oldest fresh item, if any, now; some pinned and expired ones at the next pops.
+    /// Ageing is due: the oldest unstarted item, if any, now; some pinned and expired ones at the next pops.
+    ///
+    /// # Safety
+    /// As for [`pop`](Self::pop).
     #[cold]
     unsafe fn grow_old(&self) -> Option<NonNull<T>> {
         self.age.store(false, Ordering::Relaxed);
@@ -217,7 +244,7 @@ impl<T: Link> RunQueue<T> {
         let old = self.expired.len() + self.pinned.len();
         turns.aged.set(if old == 0 { 0 } else { (1 + old / AGED_SHARE) as u32 });
         // SAFETY: the caller's promise.
-        unsafe { self.fresh.pop_oldest() }
+        self.old.pop().or_else(|| unsafe { self.fresh.pop_oldest() })
     }
 
     /// As [`pop`](Self::pop), but leaves the fresh tasks alone: for a worker that has no stack to start one on.
@@ -248,10 +275,12 @@ impl<T: Link> RunQueue<T> {
         }
     }
 
+    /// # Safety
+    /// As for [`pop`](Self::pop).
     #[inline(always)]
     unsafe fn pop_fresh(&self) -> Option<NonNull<T>> {
         // SAFETY: the caller's promise.
-        self.fresh_more.pop().or_else(|| unsafe { self.fresh.pop_newest() })
+        unsafe { self.fresh.pop_newest() }.or_else(|| self.old.pop())
     }
 
     /// Takes a pinned or expired item, in turns, the oldest of its kind.
@@ -275,17 +304,17 @@ impl<T: Link> RunQueue<T> {
     ///
     /// `None` does not prove that there was nothing: under contention it gives up after a few attempts.
     pub fn steal(&self) -> Option<NonNull<T>> {
-        self.fresh
-            .steal()
+        self.old
+            .pop()
+            .or_else(|| self.fresh.steal())
             .or_else(|| self.woken.steal())
-            .or_else(|| self.fresh_more.pop())
             .or_else(|| self.expired.pop())
             .or_else(|| self.next.take())
     }
 
     /// True if there seemed to be anything for the owner. Anywhere.
     pub fn has_work(&self) -> bool {
-        self.has_started() || !self.fresh.is_empty() || !self.fresh_more.is_empty()
+        self.has_started() || !self.fresh.is_empty() || !self.old.is_empty()
     }
 
     /// True if there seemed to be anything for [`pop_started`](Self::pop_started). Anywhere.
@@ -299,7 +328,7 @@ impl<T: Link> RunQueue<T> {
             || !self.expired.is_empty()
             || !self.woken.is_empty()
             || !self.fresh.is_empty()
-            || !self.fresh_more.is_empty()
+            || !self.old.is_empty()
     }
 
     /// Number of items, perhaps out of date. Anywhere.
@@ -307,7 +336,7 @@ impl<T: Link> RunQueue<T> {
         usize::from(!self.next.is_empty())
             + self.woken.len()
             + self.fresh.len()
-            + self.fresh_more.len()
+            + self.old.len()
             + self.expired.len()
             + self.pinned.len()
     }
@@ -341,6 +370,7 @@ impl<T: Link> fmt::Debug for RunQueue<T> {
             .field("next", &!self.next.is_empty())
             .field("woken", &self.woken.len())
             .field("fresh", &self.fresh.len())
+            .field("old", &self.old.len())
             .field("expired", &self.expired.len())
             .field("pinned", &self.pinned.len())
             .finish()

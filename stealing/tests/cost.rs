@@ -39,7 +39,7 @@ fn cost() {
             black_box(queue.pop());
         });
         measure("push_fresh + pop", || {
-            let _ = queue.push_fresh(item);
+            queue.push_fresh(item);
             black_box(queue.pop());
         });
         measure("set_next + pop", || {
@@ -47,7 +47,7 @@ fn cost() {
             black_box(queue.pop());
         });
         measure("push_fresh + steal", || {
-            let _ = queue.push_fresh(item);
+            queue.push_fresh(item);
             black_box(queue.steal());
         });
         measure("injector push + pop", || {
@@ -60,7 +60,6 @@ fn cost() {
             queue.push_expired(running);
             running = queue.pop().unwrap();
         });
-        measure("two fibers yield: rotate", || running = queue.rotate(running).unwrap());
     }
     measure("has_work", || {
         black_box(queue.has_work());

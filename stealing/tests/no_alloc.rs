@@ -53,7 +53,6 @@ fn exercise(time: Duration) -> usize {
     std::thread::scope(|s| {
         for _ in 0..2 {
             s.spawn(|| {
-                RunQueue::<Item>::prewarm();
                 let (n, ()) = calls(|| {
                     while !stop.load(Ordering::Relaxed) {
                         if let Some(item) = queue.steal() {
@@ -65,7 +64,6 @@ fn exercise(time: Duration) -> usize {
                 total.fetch_add(n, Ordering::Relaxed);
             });
         }
-        RunQueue::<Item>::prewarm();
         let start = Instant::now();
         let (n, ()) = calls(|| {
             // SAFETY: this thread is the owner, the items are pushed when they are in no queue.
@@ -81,7 +79,10 @@ fn exercise(time: Duration) -> usize {
                         round += 1;
                         let full = match round % 5 {
                             0 => queue.push_woken(item).err(),
-                            1 | 2 => queue.push_fresh(item).err(),
+                            1 | 2 => {
+                                queue.push_fresh(item);
+                                None
+                            }
                             3 => queue.set_next(item),
                             _ => {
                                 queue.push_expired(item);
@@ -93,7 +94,7 @@ fn exercise(time: Duration) -> usize {
                         }
                     }
                     for _ in 0..round % 300 {
-                        if let Some(item) = queue.pop_native() {
+                        if let Some(item) = queue.pop() {
                             injector.push(item);
                         }
                     }

@@ -91,9 +91,16 @@ fn a_queue_with_two_thieves() {
                 let back = unsafe {
                     match random.below(5) {
                         0 => queue.set_next(item),
-                        1 | 2 => queue.push_fresh(item).err(),
-                        3 => queue.push_woken(item).err(),
-                        _ => queue.rotate(item),
+                        1 => queue.push_woken(item).err(),
+                        2 => {
+                            queue.push_expired(item);
+                            queue.age();
+                            None
+                        }
+                        _ => {
+                            queue.push_fresh(item);
+                            None
+                        }
                     }
                 };
                 if let Some(item) = back {
