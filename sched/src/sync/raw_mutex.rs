@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   LOCKED   somebody holds it
-//!   WAITERS  the queue is not empty (set and cleared under the queue's lock)
+//!   WAITERS  the queue may have waiters (set and cleared under the queue's lock; never clear while it has)
 //!   WOKEN    a waiter was woken and competes for the lock; nobody else is woken until it has won or lost
 //! ```
 //!
@@ -133,8 +133,7 @@ unsafe impl lock_api::RawMutex for RawMutex {
 
     #[inline]
     unsafe fn unlock(&self) {
-        // Release: pairs with the Acquire of whoever locks next.
-        if self.state.compare_exchange(LOCKED, 0, Ordering::Release, Ordering::Relaxed).is_err() {
+        if !self.unlock_unwanted() {
             self.unlock_slow(false);
         }
     }
@@ -150,8 +149,7 @@ unsafe impl lock_api::RawMutex for RawMutex {
 unsafe impl lock_api::RawMutexFair for RawMutex {
     #[inline]
     unsafe fn unlock_fair(&self) {
-        // Release: as in `unlock`.
-        if self.state.compare_exchange(LOCKED, 0, Ordering::Release, Ordering::Relaxed).is_err() {
+        if !self.unlock_unwanted() {
             self.unlock_slow(true);
         }
     }
@@ -190,6 +188,15 @@ impl RawMutex {
     fn try_lock_free(&self) -> bool {
         // Acquire: as in `try_lock`.
         self.state.compare_exchange_weak(0, LOCKED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Unlocks if nobody wants the lock. The caller holds it.
+    #[inline]
+    fn unlock_unwanted(&self) -> bool {
+        // The load saves an exchange that must fail; the line is ours, as the lock is.
+        // Release: pairs with the Acquire of whoever locks next.
+        self.state.load(Ordering::Relaxed) == LOCKED
+            && self.state.compare_exchange(LOCKED, 0, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     /// Takes the lock if it comes free while we watch it, for as long as that seems to pay.
@@ -251,6 +258,9 @@ impl RawMutex {
         let mut state = self.state.load(Ordering::Relaxed);
         while state & LOCKED != 0 {
             let new = state & !mine | WAITERS;
+            if new == state {
+                return true;
+            }
             match self.state.compare_exchange_weak(state, new, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => state = now,
@@ -266,7 +276,7 @@ impl RawMutex {
         let mut state = self.state.load(Ordering::Relaxed);
         // Nobody waits, or one competes already: it will take the lock, or be handed it.
         while state & WAITERS == 0 || (state & WOKEN != 0 && !fair) {
-            // Release: as in `unlock`.
+            // Release: as in `unlock_unwanted`.
             match self.state.compare_exchange_weak(
                 state,
                 state & !LOCKED,
@@ -279,23 +289,20 @@ impl RawMutex {
         }
         // From here on WOKEN can only be cleared: only the holder, which we are, sets it.
         let mut queue = self.queue.lock();
-        let first = queue.waiters.pop();
-        let rest = if queue.waiters.is_empty() { WAITERS } else { 0 };
-        let Some(first) = first else {
-            // Release: as in `unlock`.
+        let Some(first) = queue.waiters.pop() else {
+            // Release: as in `unlock_unwanted`.
             self.state.fetch_and(!(LOCKED | WAITERS), Ordering::Release);
             return;
         };
         let token = if fair || first.token() == LOST {
-            if rest != 0 {
-                // Relaxed: the lock stays held; the unpark carries our writes to the next holder.
-                self.state.fetch_and(!rest, Ordering::Relaxed);
-            }
+            // It stays held: the unpark carries our writes to the next holder. WAITERS stays as well, even if it is the last one, for
+            // the next waiter is likely to come at once: the unlock after finds out.
             YOURS
         } else {
+            let rest = if queue.waiters.is_empty() { WAITERS } else { 0 };
             // Relaxed: the compare-and-swap decides.
             let mut state = self.state.load(Ordering::Relaxed);
-            // Release: as in `unlock`.
+            // Release: as in `unlock_unwanted`.
             while let Err(now) = self.state.compare_exchange_weak(
                 state,
                 state & !(LOCKED | rest) | WOKEN,

@@ -385,8 +385,11 @@ impl RawRwLock {
     /// Unlocks for the writer, which the caller is.
     #[inline]
     fn release_exclusive(&self, fair: bool) {
+        // The load saves an exchange that must fail; the line is ours, as the lock is.
         // Release: pairs with the Acquire of whoever locks next.
-        if self.state.compare_exchange(WRITER, 0, Ordering::Release, Ordering::Relaxed).is_err() {
+        if self.state.load(Ordering::Relaxed) != WRITER
+            || self.state.compare_exchange(WRITER, 0, Ordering::Release, Ordering::Relaxed).is_err()
+        {
             self.release_exclusive_slow(fair);
         }
     }
