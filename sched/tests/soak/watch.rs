@@ -1,0 +1,157 @@
+//! Progress and memory. The watchdog neither allocates nor locks: in a stall a fiber may hold any lock.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+const PATIENCE: u64 = 60;
+static PROGRESS: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Tells the watchdog how far we are; `u64::MAX` = nothing is to be watched.
+pub fn progress(n: u64) {
+    PROGRESS.store(n, Relaxed);
+}
+
+/// Starts the watchdog.
+pub fn start(hold: bool) {
+    std::thread::Builder::new()
+        .name("watchdog".into())
+        .spawn(move || {
+            let (mut last, mut still) = (u64::MAX, 0);
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+                let now = PROGRESS.load(Relaxed);
+                still = if now == last && now != u64::MAX { still + 1 } else { 0 };
+                last = now;
+                if still == PATIENCE {
+                    say(b"\nsoak: STALL, no task has ended for a minute; all threads:\n");
+                    threads();
+                    while hold {
+                        say(b"soak: waiting for a debugger\n");
+                        std::thread::sleep(Duration::from_secs(600));
+                    }
+                    // SAFETY: the default action, so that there is a core.
+                    unsafe {
+                        libc::signal(libc::SIGABRT, libc::SIG_DFL);
+                        libc::abort();
+                    }
+                }
+            }
+        })
+        .expect("a thread");
+}
+
+fn say(bytes: &[u8]) {
+    // SAFETY: writes initialised bytes.
+    unsafe { libc::write(2, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+/// A path or a line, built on the stack.
+struct Text {
+    bytes: [u8; 128],
+    len: usize,
+}
+
+impl Write for Text {
+    fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
+        let n = from.len().min(self.bytes.len() - 1 - self.len);
+        self.bytes[self.len..self.len + n].copy_from_slice(&from[..n]);
+        self.len += n;
+        self.bytes[self.len] = 0;
+        Ok(from.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Prints comm, wchan, syscall and the interesting lines of status of every thread.
+fn threads() {
+    let mut buffer = [0u8; 32768];
+    // SAFETY: raw directory reading into a local buffer, laid out as linux_dirent64: inode, offset, length (u16 at 16), type, name at 19.
+    unsafe {
+        let directory = libc::open(c"/proc/self/task".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY);
+        loop {
+            let n = libc::syscall(libc::SYS_getdents64, directory, buffer.as_mut_ptr(), buffer.len());
+            if n <= 0 {
+                break;
+            }
+            let mut at = 0;
+            while at < n as usize {
+                let length = u16::from_ne_bytes([buffer[at + 16], buffer[at + 17]]) as usize;
+                if let Ok(name) = std::ffi::CStr::from_bytes_until_nul(&buffer[at + 19..at + length])
+                    && name.to_bytes()[0].is_ascii_digit()
+                {
+                    one_thread(name.to_str().unwrap_or("0"));
+                }
+                at += length;
+            }
+        }
+        libc::close(directory);
+    }
+}
+
+fn one_thread(tid: &str) {
+    say(tid.as_bytes());
+    for (file, lines) in [("comm", &[][..]), ("wchan", &[]), ("syscall", &[]), ("status", &["State", "SigPnd", "ShdPnd", "SigBlk", "voluntary", "nonvoluntary"])] {
+        let mut path = Text { bytes: [0; 128], len: 0 };
+        let _ = write!(path, "/proc/self/task/{tid}/{file}");
+        let mut content = [0u8; 4096];
+        // SAFETY: a terminated path, and a buffer of our own.
+        let n = unsafe {
+            let fd = libc::open(path.bytes.as_ptr().cast(), libc::O_RDONLY);
+            let n = libc::read(fd, content.as_mut_ptr().cast(), content.len());
+            libc::close(fd);
+            n.max(0) as usize
+        };
+        for line in content[..n].split(|byte| *byte == b'\n') {
+            if !line.is_empty() && (lines.is_empty() || lines.iter().any(|start| line.starts_with(start.as_bytes()))) {
+                say(b"  ");
+                say(line);
+            }
+        }
+    }
+    say(b"\n");
+}
+
+/// Resident memory of the process.
+pub fn resident_kib() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4
+}
+
+/// Samples of the resident size, one in ten seconds.
+pub struct Memory {
+    samples: Vec<(f64, f64)>,
+    next: u64,
+}
+
+impl Memory {
+    pub fn new() -> Memory {
+        Memory { samples: Vec::with_capacity(10_000), next: 10 }
+    }
+
+    /// True once a minute: it is time to report.
+    pub fn sample(&mut self, elapsed: Duration) -> bool {
+        if elapsed.as_secs() < self.next {
+            return false;
+        }
+        self.samples.push((elapsed.as_secs_f64(), resident_kib() as f64 / 1024.0));
+        self.next += 10;
+        (self.next - 10).is_multiple_of(60)
+    }
+
+    /// Growth in MiB per ten minutes after the fifth minute: the slope of a line through the samples. `None`: too few.
+    pub fn slope(&self) -> Option<f64> {
+        let late: Vec<_> = self.samples.iter().filter(|(t, _)| *t >= 300.0).collect();
+        if late.len() < 12 {
+            return None;
+        }
+        let n = late.len() as f64;
+        let (mean_t, mean_m) = (late.iter().map(|s| s.0).sum::<f64>() / n, late.iter().map(|s| s.1).sum::<f64>() / n);
+        let covariance: f64 = late.iter().map(|(t, m)| (t - mean_t) * (m - mean_m)).sum();
+        let variance: f64 = late.iter().map(|(t, _)| (t - mean_t).powi(2)).sum();
+        Some(covariance / variance * 600.0)
+    }
+}
