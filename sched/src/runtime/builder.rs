@@ -285,6 +285,7 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
         quantum_ns: settings.quantum.as_nanos() as u64,
         preemption: settings.preemption,
         signal: settings.signal,
+        signal_mask: unyield_preempt::arch::insn::signal_mask(),
         panic_handler: settings.panic_handler.take(),
         on_stop: settings.on_stop.take(),
         cancelling: AtomicBool::new(false),

@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) quantum_ns: u64,
     pub(crate) preemption: Preemption,
     pub(crate) signal: i32,
+    /// The signal mask of every thread that runs fibers: what a fiber saves on one it may restore on another.
+    pub(crate) signal_mask: u64,
     pub(crate) panic_handler: Option<PanicHandler>,
     pub(crate) on_stop: Option<WorkerHook>,
     /// Shutdown has begun: tasks that have not started never run.

@@ -45,6 +45,10 @@ impl Worker {
         // SAFETY: settings of the calling thread; FSGSBASE was probed unless identities are shared, in which case FS is never swapped.
         unsafe {
             libc::prctl(libc::PR_SET_TIMERSLACK, 1);
+            if self.role != Role::Regular {
+                // born of a thread that blocks everything
+                insn::set_signal_mask(self.runtime().signal_mask);
+            }
             if !self.runtime().shares_identities() {
                 self.native_fs.set(insn::rdfsbase());
             }

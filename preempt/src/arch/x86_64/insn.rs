@@ -57,6 +57,19 @@ pub fn signal_mask() -> u64 {
     mask
 }
 
+/// Sets the calling thread's signal mask, by the bare system call.
+///
+/// # Safety
+/// The thread can take the signals that this unblocks.
+pub unsafe fn set_signal_mask(mask: u64) {
+    const SIG_SETMASK: usize = 2;
+    // SAFETY: rt_sigprocmask reads eight bytes of `mask`.
+    unsafe {
+        asm!("syscall", inlateout("rax") libc::SYS_rt_sigprocmask => _, in("rdi") SIG_SETMASK, in("rsi") &raw const mask, in("rdx") 0,
+             in("r10") 8, lateout("rcx") _, lateout("r11") _, options(nostack))
+    }
+}
+
 // glibc publishes where its per-thread rseq area lies by a symbol that older glibc and musl lack: hence weak.
 global_asm!(
     ".weak __rseq_offset",
