@@ -38,7 +38,7 @@ for name in "$@"; do
         echo "SURVIVES: $name"
         survivors=$((survivors + 1))
     else
-        echo "caught: $name ($(grep -ohE 'deadlock|taken twice|Causality violation[^.]*|assertion[^:]*|Model exceeded[^.]*|overflow' "$log" | head -1))"
+        echo "caught: $name ($(grep -ohE 'deadlock|taken twice|: lost|Causality violation[^.]*|assertion[^:]*|Model exceeded[^.]*|overflow' "$log" | head -1))"
     fi
 done
 exit $((survivors != 0))

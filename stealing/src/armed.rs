@@ -14,7 +14,7 @@
 //! ```
 //!
 //! A Dekker pair: either the enqueuer sees `armed = 0` and wakes the timer, or the timer sees the item. The fences
-//! are asymmetric ([`fence`](crate::fence)), so that enqueuing costs a load. The timer should disarm with hysteresis
+//! are asymmetric ([`fence`]), so that enqueuing costs a load. The timer should disarm with hysteresis
 //! (after some ticks in vain): each disarming costs a membarrier, and each arming a system call.
 
 use core::time::Duration;

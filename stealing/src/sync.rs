@@ -33,8 +33,9 @@ impl<T> UnsafeCell<T> {
 
 /// One round of waiting for another thread: the pause instruction at first, then the kernel.
 ///
-/// The thread that is waited for may not be running (the kernel took its core), then spinning on is in its way. Giving the core
-/// away is not enough if the waiting thread has a real-time priority and the other one none: then only sleeping lets it run.
+/// The thread that is waited for may not be running (the kernel took its core), then spinning on is in its way. Giving
+/// the core away is not enough if the waiting thread has a real-time priority and the other one none: then only sleeping
+/// lets it run. errno is clobbered.
 #[cfg(not(loom))]
 #[inline]
 pub(crate) fn relax(round: u32) {

@@ -201,7 +201,7 @@ fn work_is_seen_by_who_takes_the_wakeup() {
         assert!(pool.idle.cancel_sleep(first));
         let seen = pool.any_work();
         let notified = enqueuer.join().unwrap();
-        assert!(seen || notified, "lost");
+        assert!(seen || notified, "nobody: lost");
         assert_eq!(pool.idle.cancel_sleep(second), notified);
     });
 }
