@@ -16,7 +16,7 @@ fn move_to_carrier() {
     // SAFETY: masked; the identity is the running one.
     unsafe {
         let worker = Worker::current();
-        if worker.role == Role::Regular {
+        if worker.role != Role::Carrier {
             resume::leave(After::Carry(NonNull::new_unchecked(worker.current.load(Relaxed))));
         }
         unmask();
@@ -45,7 +45,8 @@ fn can_move() -> bool {
 }
 
 /// Says that `f` will block in the kernel: it runs on an OS thread beside the workers and is never interrupted; the worker goes on with other fibers
-/// meanwhile. Waits for such a thread if all are taken. On a plain thread, and where fibers share their worker's identity, `f` runs in place.
+/// meanwhile. Waits for such a thread if all are taken. On a plain thread, where fibers share their worker's identity, and with `Builder::max_carriers(0)`
+/// `f` runs in place.
 ///
 /// ```
 /// let answer = unyield::fiber::blocking(|| { std::thread::sleep(std::time::Duration::from_millis(1)); 42 });
@@ -55,30 +56,14 @@ fn can_move() -> bool {
 /// # Panics
 /// With the panic of `f`; inside a critical section.
 pub fn blocking<R>(f: impl FnOnce() -> R) -> R {
-    struct Back(bool);
-    impl Drop for Back {
-        fn drop(&mut self) {
-            if self.0 {
-                with_current(|worker, _| worker.untickable.store(false, Relaxed));
-                leave_carrier();
-            }
-        }
-    }
-    if !can_move() {
-        return f();
-    }
-    let mut nested = false;
-    with_current(|worker, _| {
-        nested =
-            worker.role == Role::Carrier && (worker.untickable.load(Relaxed) || worker.owned.load(Relaxed))
-    });
-    if nested {
-        return f();
-    }
-    move_to_carrier();
-    with_current(|worker, _| worker.untickable.store(true, Relaxed));
-    let _back = Back(true);
+    // The thread stays the fiber's even if `f` parks: otherwise it would come back to a worker, and be interrupted there.
+    let _thread = if can_move() && max_carriers() > 0 { Some(lock_os_thread()) } else { None };
     f()
+}
+
+/// On a fiber in a live runtime.
+fn max_carriers() -> usize {
+    task::current().map_or(0, |task| task.runtime().carriers.max)
 }
 
 /// From a carrier back to the workers.
@@ -99,34 +84,30 @@ fn leave_carrier() {
 /// may still park, sleep and yield. Nests. On a plain thread it does nothing.
 ///
 /// # Panics
-/// Inside a critical section.
+/// Inside a critical section; with `Builder::max_carriers(0)`.
 pub fn lock_os_thread() -> OsThreadGuard {
     if !can_move() {
         return OsThreadGuard { active: false, thread: PhantomData };
     }
-    let mut nested = false;
-    with_current(|worker, identity| nested = std::ptr::eq(identity.bound.get(), worker));
-    if nested {
-        return OsThreadGuard { active: false, thread: PhantomData };
-    }
+    assert!(max_carriers() > 0, "lock_os_thread needs a carrier, and the runtime was built with max_carriers(0)");
     loop {
-        move_to_carrier();
         let mut bound = false;
         with_current(|worker, identity| {
-            // A tick may have sent us back to a worker in between.
-            if worker.role == Role::Carrier {
+            if identity.os_locks.get() == 0 && worker.role == Role::Carrier {
                 identity.bound.set(worker);
                 worker.owned.store(true, Release);
-                bound = true;
             }
+            bound = !identity.bound.get().is_null();
+            identity.os_locks.set(identity.os_locks.get() + u32::from(bound));
         });
         if bound {
             return OsThreadGuard { active: true, thread: PhantomData };
         }
+        move_to_carrier(); // a tick may send us back to a worker before we are bound: then once more
     }
 }
 
-/// See [`lock_os_thread`].
+/// See [`lock_os_thread`]. Guards may be dropped in any order: the last one gives the thread back.
 #[must_use = "the thread is given back when the guard drops"]
 #[derive(Debug)]
 pub struct OsThreadGuard {
@@ -136,11 +117,19 @@ pub struct OsThreadGuard {
 
 impl Drop for OsThreadGuard {
     fn drop(&mut self) {
-        if self.active && fork::alive() {
-            with_current(|worker, identity| {
+        if !self.active || !fork::alive() {
+            return;
+        }
+        let mut last = false;
+        with_current(|worker, identity| {
+            identity.os_locks.set(identity.os_locks.get() - 1);
+            if identity.os_locks.get() == 0 {
                 identity.bound.set(null());
                 worker.owned.store(false, Release);
-            });
+                last = true;
+            }
+        });
+        if last {
             leave_carrier();
         }
     }

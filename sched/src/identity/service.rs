@@ -7,7 +7,7 @@ use super::{Identity, ghost};
 use crate::fiber::task::Task;
 use crate::lock::Lock;
 use crate::runtime::Shared;
-use crate::worker::carrier;
+use crate::worker::{carrier, spare};
 use std::cell::Cell;
 use std::ptr::{NonNull, null};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
@@ -124,6 +124,11 @@ impl Service {
             let seen = runtime.service.create.read();
             if runtime.halted.load(Acquire) {
                 return;
+            }
+            while runtime.spares.wants_more() {
+                if spare::start_one(runtime).is_err() {
+                    break;
+                }
             }
             while runtime.carriers.wants_more() {
                 if carrier::start_one(runtime).is_err() {

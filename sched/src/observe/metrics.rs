@@ -49,6 +49,11 @@ impl RuntimeMetrics {
         self.handle.shared().carriers.count.load(Relaxed)
     }
 
+    /// Spare workers that stand in for stuck ones at the moment.
+    pub fn num_spares(&self) -> usize {
+        self.handle.shared().spares.num_awake()
+    }
+
     /// Ticks that the timer thread has sent, all workers together.
     pub fn ticks_sent(&self) -> u64 {
         self.handle.shared().ticks_sent.load(Relaxed)

@@ -48,6 +48,10 @@ impl Line {
         self.push(std::str::from_utf8(&digits[at..]).unwrap_or("?"));
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     pub(crate) fn write(&self) {
         // SAFETY: writes initialised bytes of this object.
         unsafe { libc::write(2, self.bytes.as_ptr().cast(), self.len) };

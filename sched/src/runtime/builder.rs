@@ -7,6 +7,7 @@ use crate::identity::{ghost, stack};
 use crate::preempt::{Mechanism, Pinning, Preemption};
 use crate::time::timers::Timers;
 use crate::worker::carrier::Carriers;
+use crate::worker::spare::Spares;
 use crate::worker::{Role, Worker};
 use std::any::Any;
 use std::sync::Arc;
@@ -274,6 +275,7 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
     let shared = Arc::new(Shared {
         workers: (0..n).map(|index| Worker::new(Role::Regular, index)).collect(),
         carriers: Carriers::new(settings.max_carriers),
+        spares: Spares::new(settings.preemption),
         injector: Injector::new(),
         hungry: Injector::new(),
         idle: Idle::new(n),
@@ -353,7 +355,7 @@ fn start(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) ->
     threads
         .services
         .push(unyield_preempt::tick::spawn_timer("unyield-timer".into(), move || timer::run(&timer))?);
-    shared.service.wake(); // one carrier in advance
+    shared.service.wake(); // one carrier and one spare in advance
     Ok(())
 }
 

@@ -2,11 +2,9 @@
 
 use crate::fiber::task;
 use crate::observe::report::Line;
-use crate::worker::Worker;
 use std::ptr::null_mut;
 use std::sync::Once;
 use std::sync::atomic::Ordering::Relaxed;
-use unyield_preempt::backend::signal;
 
 static mut PREVIOUS: [Option<libc::sigaction>; 32] = [None; 32];
 
@@ -103,18 +101,5 @@ unsafe fn name_fiber(task: &task::Task, stack: Option<usize>, what: &str) {
         line.push(" bytes");
     }
     line.push("\n");
-    line.write();
-}
-
-/// A worker does not answer: say so, and why if it can be told. Called by the timer thread: raw writes only.
-pub(crate) fn report_stuck(worker: &Worker) {
-    let mut line = Line::new();
-    line.push("unyield: worker ");
-    line.push_number(worker.index as u64);
-    line.push(if signal::is_installed(worker.receiver.signal()) {
-        " has not answered 64 ticks: its signal is blocked, or it is in a call that no signal ends\n"
-    } else {
-        " has not answered 64 ticks: another handler was installed for the runtime's signal, so nothing is preempted any more\n"
-    });
     line.write();
 }

@@ -8,6 +8,7 @@ pub(crate) mod fault;
 pub(crate) mod fork;
 pub(crate) mod handle;
 pub(crate) mod shutdown;
+pub(crate) mod stuck;
 pub(crate) mod timer;
 
 pub use builder::{BuildError, Builder};
@@ -22,6 +23,7 @@ use crate::time::timers::Timers;
 use crate::worker::Worker;
 use crate::worker::carrier::Carriers;
 use crate::worker::runnable::Runnable;
+use crate::worker::spare::Spares;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
@@ -38,6 +40,7 @@ type WorkerHook = Box<dyn Fn(usize) + Send + Sync>;
 pub(crate) struct Shared {
     pub(crate) workers: Box<[Worker]>,
     pub(crate) carriers: Carriers,
+    pub(crate) spares: Spares,
     /// Runnables from outside, and what does not fit into a worker's queue.
     pub(crate) injector: Injector<Runnable>,
     /// Tasks that wait for an identity.
@@ -93,7 +96,7 @@ impl Shared {
     /// Something was queued on the calling worker: wake a sleeper for it, or see that it will be ticked.
     #[inline]
     pub(crate) fn announce(&self, wake: bool) {
-        let woken = wake && self.workers.len() > 1 && self.idle.notify_one();
+        let woken = wake && self.several_slots() && self.idle.notify_one();
         if !woken {
             self.armed.enqueue_check();
         }
@@ -106,9 +109,21 @@ impl Shared {
         self.service.wake();
     }
 
+    /// The workers that run what is queued: the regular ones, and spares that stand in for some. Any context.
+    #[inline]
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.iter().chain(self.spares.awake())
+    }
+
+    /// True if a worker could wake another one. Any context.
+    #[inline]
+    pub(crate) fn several_slots(&self) -> bool {
+        self.workers.len() > 1 || self.spares.any_awake()
+    }
+
     /// True if any queue holds something that any worker may take.
     pub(crate) fn has_queued_work(&self) -> bool {
-        !self.injector.is_empty() || self.workers.iter().any(|worker| worker.queue.has_stealable())
+        !self.injector.is_empty() || self.slots().any(|worker| worker.queue.has_stealable())
     }
 
     /// Fibers spawned and not ended. Ends are read first, so that the difference is never too small.

@@ -46,20 +46,7 @@ pub(crate) fn shut_down(handle: &Handle, threads: Threads, timeout: Duration) ->
             stuck += 1;
         }
     }
-    for carrier in shared.carriers.all() {
-        carrier.exiting.store(true, Release);
-        carrier::ring(carrier);
-    }
-    for thread in std::mem::take(&mut *shared.carriers.handles.lock()) {
-        while left > 0 && !thread.is_finished() && Instant::now() < limit {
-            crate::fiber::sleep(POLL);
-        }
-        if left == 0 || thread.is_finished() {
-            drop(thread.join());
-        } else {
-            stuck += 1;
-        }
-    }
+    stuck += end_helpers(shared, left > 0, limit);
     shared.halted.store(true, Release);
     shared.service.stop();
     shared.armed.rouse();
@@ -67,6 +54,7 @@ pub(crate) fn shut_down(handle: &Handle, threads: Threads, timeout: Duration) ->
     for thread in threads.services {
         drop(thread.join());
     }
+    stuck += end_helpers(shared, left > 0, limit); // the service may have started one more meanwhile
     if left > 0 || stuck > 0 {
         // Stacks, identities and workers of leaked fibers stay as they are, and with them what they point to.
         std::mem::forget(handle.shared_arc().clone());
@@ -76,11 +64,33 @@ pub(crate) fn shut_down(handle: &Handle, threads: Threads, timeout: Duration) ->
         // SAFETY: every fiber has ended, every worker has gone: nobody else knows them.
         unsafe { ghost::retire(identity) };
     }
-    for carrier in shared.carriers.take_all() {
-        // SAFETY: boxed by `carrier::start_one`; its thread has been joined.
-        drop(unsafe { Box::<Worker>::from_raw(carrier) });
+    for helper in shared.carriers.take_all().chain(shared.spares.take_all()) {
+        // SAFETY: boxed by `start_one` of its kind; its thread has been joined.
+        drop(unsafe { Box::<Worker>::from_raw(helper) });
     }
     true
+}
+
+/// Ends the carriers and spares that exist; returns how many threads did not end. `leaking`: do not wait for them for ever.
+fn end_helpers(shared: &super::Shared, leaking: bool, limit: Instant) -> usize {
+    for helper in shared.carriers.all().chain(shared.spares.all()) {
+        helper.exiting.store(true, Release);
+        carrier::ring(helper);
+    }
+    let mut handles = std::mem::take(&mut *shared.carriers.handles.lock());
+    handles.append(&mut shared.spares.handles.lock());
+    let mut stuck = 0;
+    for thread in handles {
+        while leaking && !thread.is_finished() && Instant::now() < limit {
+            crate::fiber::sleep(POLL);
+        }
+        if !leaking || thread.is_finished() {
+            drop(thread.join());
+        } else {
+            stuck += 1;
+        }
+    }
+    stuck
 }
 
 fn report(shared: &super::Shared, left: u64) {

@@ -4,17 +4,22 @@
 
 use super::{Shared, fork};
 use crate::preempt::Preemption;
-use crate::worker::{TICK, Worker};
+use crate::worker::{TICK, Worker, spare};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
-use unyield_preempt::tick::{self, Unanswered};
+use unyield_preempt::tick;
 
 /// After so many ticks without contention the timer stops ticking: a steady trickle of work should not wake it each time.
 const HYSTERESIS: u32 = 16;
-/// Ticks that a worker may leave unanswered before it is reported as stuck.
-const STUCK: u32 = 64;
-/// … and for how long, in ns: on a full machine the kernel may not run a worker for many ticks.
-const STUCK_TIME: u64 = 1_000_000_000;
+/// After so many ticks the same slice still runs: the worker is stuck, unless it has not run.
+const STUCK: u32 = 4;
+/// A thread that has used so much CPU time (ns) since a tick has had the chance to answer it.
+const HAD_CPU: u64 = 200_000;
+/// A stuck worker is reported after so many ticks, and so long (ns).
+const REPORT: u32 = 64;
+const REPORT_TIME: u64 = 200_000_000;
+/// While a spare runs, the timer looks at least so often (ns) whether it is still needed.
+const SPARE_PERIOD: u64 = 10_000_000;
 
 /// How often what waits longest in a queue goes first (rule 8: what was preempted runs again within 20 ms), in ns.
 const AGEING: u64 = 8_000_000;
@@ -24,7 +29,12 @@ const AGEING: u64 = 8_000_000;
 struct Seen {
     slice: u64,
     since: u64,
-    unanswered: Unanswered,
+    /// Ticks sent to this slice, and the thread's CPU time at the second.
+    ticks: u32,
+    cpu: u64,
+    /// Interrupts that found the gate closed, at the second.
+    deferred: u64,
+    stuck: bool,
     reported: bool,
 }
 
@@ -38,12 +48,15 @@ struct SeenCarrier {
 }
 
 const CARRIER_BACKOFF_MAX: u64 = 16_000_000;
+/// CPU time (ns) by which a fiber on a carrier shows that it computes.
+const COMPUTES: u64 = 50_000;
 
 pub(crate) fn run(runtime: &Shared) {
     let quantum = runtime.quantum_ns;
     // Half a quantum, so that a slice is at most one and a half; short quanta are their own period, since waking up costs too.
     let period = if quantum >= 500_000 { quantum / 2 } else { quantum };
     let mut seen = vec![Seen::default(); runtime.workers.len()];
+    let mut spares = [Seen::default(); spare::MAX];
     let mut carriers = vec![SeenCarrier::default(); runtime.carriers.max];
     let mut quiet = 0;
     let mut next_ageing = 0;
@@ -60,6 +73,7 @@ pub(crate) fn run(runtime: &Shared) {
             for (worker, seen) in runtime.workers.iter().zip(&mut seen) {
                 contended |= visit(runtime, worker, seen, now);
             }
+            contended |= balance(runtime, &seen, &mut spares, now);
         }
         let next_carrier = visit_carriers(runtime, &mut carriers, now);
         contended |= rescue(runtime);
@@ -72,7 +86,8 @@ pub(crate) fn run(runtime: &Shared) {
             let (until, token) = runtime.timers.plan(now + period);
             runtime.timers.nap(until, token);
         } else if runtime.armed.try_disarm(|| needed(runtime)) {
-            let (until, _) = runtime.timers.plan(next_carrier);
+            let spare = if runtime.spares.any_awake() { now + SPARE_PERIOD } else { u64::MAX };
+            let (until, _) = runtime.timers.plan(next_carrier.min(spare));
             let limit = (until != u64::MAX).then(|| Duration::from_nanos(until.saturating_sub(tick::now())));
             if runtime.armed.wait(limit) {
                 quiet = 0;
@@ -87,7 +102,7 @@ pub(crate) fn run(runtime: &Shared) {
 fn needed(runtime: &Shared) -> bool {
     runtime.halted.load(Acquire)
         || !runtime.injector.is_empty()
-        || runtime.workers.iter().any(|worker| worker.queue.has_work())
+        || runtime.slots().any(|worker| worker.queue.has_work())
 }
 
 /// Rule 5: a worker is nudged only if its fiber's quantum is over and something else could run there. True if something could.
@@ -104,9 +119,15 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
         return false;
     }
     if now - seen.since >= runtime.quantum_ns && fork::alive() {
-        let unanswered = seen.unanswered.sent(worker.receiver.counters.interrupts.load(Relaxed));
-        if unanswered >= STUCK && now - seen.since >= STUCK_TIME && !std::mem::replace(&mut seen.reported, true) {
-            super::fault::report_stuck(worker);
+        seen.ticks = seen.ticks.saturating_add(1);
+        if seen.ticks == 2 {
+            seen.cpu = thread_cpu(worker.receiver.tid());
+            seen.deferred = worker.receiver.counters.deferred.load(Relaxed);
+        } else if seen.ticks > STUCK && !seen.stuck && seen.ticks % STUCK == 1 {
+            seen.stuck = !starved(worker.receiver.tid(), seen.cpu);
+        }
+        if seen.stuck && seen.ticks >= REPORT && now - seen.since >= REPORT_TIME && !std::mem::replace(&mut seen.reported, true) {
+            super::stuck::report(runtime, worker, worker.receiver.counters.deferred.load(Relaxed) > seen.deferred);
         }
         worker.tick_slice.store(slice, Relaxed);
         worker.receiver.post(TICK);
@@ -115,15 +136,50 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
     true
 }
 
+/// Visits the spares, and keeps the number of workers that are not stuck at the runtime's: activates a spare, or retires one. True if ticks are needed.
+fn balance(runtime: &Shared, regular: &[Seen], seen: &mut [Seen], now: u64) -> bool {
+    let stuck = regular.iter().filter(|seen| seen.stuck).count();
+    if stuck == 0 && !runtime.spares.any_awake() {
+        return false;
+    }
+    let (mut useful, mut contended) = (regular.len() - stuck, false);
+    let mut surplus = None;
+    for (spare, seen) in runtime.spares.all().zip(seen) {
+        contended |= visit(runtime, spare, seen, now);
+        if spare.active.load(Relaxed) && !seen.stuck {
+            useful += 1;
+            surplus = Some(spare);
+        }
+    }
+    if useful > regular.len() {
+        if let Some(spare) = surplus {
+            runtime.spares.retire(runtime, spare);
+        }
+    } else if runtime.has_queued_work() && fork::alive() {
+        if useful < regular.len() {
+            runtime.spares.activate(runtime);
+        } else {
+            runtime.idle.notify_one(); // what a stuck worker's fiber queues behind itself
+        }
+        return true;
+    }
+    contended
+}
+
+/// True if the thread has had no chance to answer: it has used hardly any CPU time since `before` although it wants to run.
+fn starved(tid: i32, before: u64) -> bool {
+    thread_cpu(tid).saturating_sub(before) < HAD_CPU && super::stuck::thread_state(tid) == b'R'
+}
+
 /// A fiber that computes on a carrier is sent back to the workers: its thread's CPU clock moves. While it does not, the looks become rarer. Returns
 /// when the next look is due.
 fn visit_carriers(runtime: &Shared, seen: &mut [SeenCarrier], now: u64) -> u64 {
     let mut next = u64::MAX;
     for (carrier, seen) in runtime.carriers.all().zip(seen) {
         let identity = carrier.current.load(Acquire);
-        // SAFETY: identities are not freed while they are some worker's current one … and afterwards only by retirement, long after: the two flags
-        // are read racily, and at worst a tick finds nothing.
-        if identity.is_null() || carrier.owned.load(Relaxed) || carrier.untickable.load(Relaxed) {
+        // SAFETY: identities are not freed while they are some worker's current one … and afterwards only by retirement, long after: the
+        // flag is read racily, and at worst a tick finds nothing.
+        if identity.is_null() || carrier.owned.load(Relaxed) {
             *seen = SeenCarrier::default();
             continue;
         }
@@ -138,7 +194,8 @@ fn visit_carriers(runtime: &Shared, seen: &mut [SeenCarrier], now: u64) -> u64 {
         }
         if now >= seen.next {
             let cpu = thread_cpu(carrier.receiver.tid());
-            if cpu != seen.cpu {
+            // A call that the last tick interrupted, and its repetition, do not count: or each tick would lead to the next.
+            if cpu.saturating_sub(seen.cpu) > COMPUTES {
                 seen.cpu = cpu;
                 seen.backoff = runtime.quantum_ns;
                 carrier.tick_slice.store(slice, Relaxed);
@@ -168,7 +225,7 @@ fn thread_cpu(tid: i32) -> u64 {
 
 /// Fibers that a running one has put into its worker's next slot stay there while it runs: if others sleep meanwhile, they should have it.
 fn rescue(runtime: &Shared) -> bool {
-    if runtime.workers.len() > 1 && runtime.idle.sleepers() > 0 && runtime.has_queued_work() {
+    if runtime.several_slots() && runtime.idle.sleepers() > 0 && runtime.has_queued_work() {
         runtime.idle.notify_one();
         return true;
     }

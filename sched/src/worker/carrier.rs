@@ -23,6 +23,8 @@ pub(crate) struct Carriers {
     /// Started or about to be.
     pub(crate) count: AtomicUsize,
     pub(crate) idle: AtomicUsize,
+    /// Started, but not at the idle list yet.
+    starting: AtomicUsize,
     pub(crate) waiting: AtomicUsize,
     pub(crate) max: usize,
     /// Slots `0..count` are filled.
@@ -47,6 +49,7 @@ impl Carriers {
             state: Lock::new(State { idle: null(), waiting: List::new() }),
             count: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
+            starting: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             max,
             threads: (0..max).map(|_| AtomicPtr::new(null_mut())).collect(),
@@ -83,8 +86,8 @@ impl Carriers {
 
     /// True if the service should start another thread.
     pub(crate) fn wants_more(&self) -> bool {
-        (self.waiting.load(Relaxed) > 0 || self.idle.load(Relaxed) == 0)
-            && self.count.load(Relaxed) < self.max
+        let (waiting, starting) = (self.waiting.load(Relaxed), self.starting.load(Relaxed));
+        (waiting > starting || self.idle.load(Relaxed) + starting == 0) && self.count.load(Relaxed) < self.max
     }
 }
 
@@ -138,7 +141,7 @@ fn any_thread(call: Syscall) -> bool {
 
 /// Whether leaving its worker helps a fiber found in `call`: on a carrier only if the call is one that the carrier can take over.
 pub(crate) fn worthwhile(worker: &Worker, call: Syscall) -> bool {
-    worker.role == Role::Regular || any_thread(call)
+    worker.role != Role::Carrier || any_thread(call)
 }
 
 /// A fiber was interrupted in a blocking call and has left its stack.
@@ -216,7 +219,7 @@ pub(crate) fn ring(carrier: &Worker) {
     };
 }
 
-fn wait(bell: &AtomicU32, seen: u32) {
+pub(super) fn wait(bell: &AtomicU32, seen: u32) {
     // SAFETY: waits on a live word.
     unsafe {
         libc::syscall(
@@ -235,6 +238,7 @@ fn wait(bell: &AtomicU32, seen: u32) {
 /// Attached, on the carrier's thread.
 pub(crate) unsafe fn serve(carrier: &Worker) {
     let runtime = carrier.runtime();
+    let mut new = true;
     loop {
         let seen = carrier.bell.load(Acquire);
         // SAFETY: masked, native stack.
@@ -250,7 +254,11 @@ pub(crate) unsafe fn serve(carrier: &Worker) {
                 run_one(carrier, identity);
                 continue;
             }
-            if !bound_elsewhere(carrier) && go_idle(runtime, carrier) {
+            let given = !bound_elsewhere(carrier) && go_idle(runtime, carrier);
+            if std::mem::take(&mut new) {
+                runtime.carriers.starting.fetch_sub(1, Relaxed);
+            }
+            if given {
                 continue; // somebody was waiting for a carrier
             }
         }
@@ -264,6 +272,7 @@ pub(crate) unsafe fn serve(carrier: &Worker) {
 /// Starts one more carrier thread. The service thread only.
 pub(crate) fn start_one(runtime: &Shared) -> std::io::Result<()> {
     let index = runtime.carriers.count.fetch_add(1, SeqCst);
+    runtime.carriers.starting.fetch_add(1, Relaxed);
     let carrier: &'static Worker = Box::leak(Box::new(Worker::new(Role::Carrier, CARRIER_INDEX + index)));
     carrier.runtime.set(runtime);
     runtime.carriers.threads[index].store((carrier as *const Worker).cast_mut(), Release);
@@ -280,6 +289,7 @@ pub(crate) fn start_one(runtime: &Shared) -> std::io::Result<()> {
             // Nobody has seen it: the slot is taken back. Only this thread changes the count.
             runtime.carriers.threads[index].store(null_mut(), Release);
             runtime.carriers.count.fetch_sub(1, SeqCst);
+            runtime.carriers.starting.fetch_sub(1, Relaxed);
             // SAFETY: just boxed, and its thread does not exist.
             drop(unsafe { Box::from_raw((carrier as *const Worker).cast_mut()) });
             Err(error)

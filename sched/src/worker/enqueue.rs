@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use unyield_preempt::receiver::bump;
 use unyield_preempt::{mask, unmask};
 
-/// The regular worker of `runtime` that the caller runs on.
+/// The regular or spare worker of `runtime` that the caller runs on.
 ///
 /// # Safety
 /// Masked.
@@ -17,7 +17,7 @@ use unyield_preempt::{mask, unmask};
 unsafe fn local<'a>(runtime: &Shared) -> Option<&'a Worker> {
     // SAFETY: as promised.
     let worker = unsafe { Worker::try_current() }?;
-    (worker.role == Role::Regular && std::ptr::eq(worker.runtime.get(), runtime)).then_some(worker)
+    (worker.role != Role::Carrier && std::ptr::eq(worker.runtime.get(), runtime)).then_some(worker)
 }
 
 /// Queues a new task.
@@ -31,7 +31,10 @@ pub(crate) unsafe fn spawned(runtime: &Shared, task: NonNull<Task>) {
     unsafe {
         match local(runtime) {
             Some(worker) => {
-                bump(&worker.counters.spawned);
+                match worker.role {
+                    Role::Regular => bump(&worker.counters.spawned),
+                    _ => _ = runtime.spawned_outside.fetch_add(1, Relaxed),
+                }
                 worker.queue.push_fresh(task.cast());
                 runtime.announce(true);
             }
@@ -93,7 +96,7 @@ pub(crate) unsafe fn pinned(bound: &Worker, identity: &Identity) {
     // SAFETY: as promised.
     unsafe { bound.queue.push_pinned(NonNull::from(&identity.head)) };
     match bound.role {
-        Role::Regular => {
+        Role::Regular | Role::Spare => {
             let runtime = bound.runtime();
             runtime.idle.notify_worker(bound.index);
             runtime.armed.enqueue_check();

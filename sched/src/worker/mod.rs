@@ -18,6 +18,7 @@ pub(crate) mod preempt;
 pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod runnable;
+pub(crate) mod spare;
 
 use crate::fiber::task::Task;
 use crate::identity::Identity;
@@ -43,6 +44,8 @@ pub(crate) enum Role {
     Regular,
     /// Serves one fiber at a time that blocks in the kernel or wants an OS thread of its own.
     Carrier,
+    /// Stands in for a regular worker that is stuck.
+    Spare,
 }
 
 /// What is to be done with a fiber that has just left its stack; done by whoever goes on, when the stack is free (rule 3).
@@ -112,8 +115,9 @@ pub(crate) struct Worker {
     pub(crate) listed: Cell<bool>,
     /// A fiber has this OS thread for itself (`lock_os_thread`).
     pub(crate) owned: AtomicBool,
-    /// The fiber on this carrier is inside `blocking`: it is not ticked.
-    pub(crate) untickable: AtomicBool,
+    /// Spares: may take work; at rest. See `spare`.
+    pub(crate) active: AtomicBool,
+    pub(crate) parked: AtomicBool,
 }
 
 // SAFETY: the table in the header: cells belong to the worker's thread, the rest is atomic or locked.
@@ -159,7 +163,8 @@ impl Worker {
             next_idle: Cell::new(null()),
             listed: Cell::new(false),
             owned: AtomicBool::new(false),
-            untickable: AtomicBool::new(false),
+            active: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
         }
     }
 
@@ -188,6 +193,12 @@ impl Worker {
         unsafe { gate().receiver().cast::<Worker>().as_ref() }
     }
 
+    /// True unless it is a carrier or a spare whose turn is over. Any context.
+    #[inline]
+    pub(crate) fn takes_work(&self) -> bool {
+        self.role == Role::Regular || self.active.load(Relaxed)
+    }
+
     /// FS base of the worker's own thread identity; 0 where identities are shared. Handler.
     pub(crate) fn native_fs(&self) -> usize {
         self.native_fs.get()
@@ -199,7 +210,7 @@ impl Worker {
     /// Masked, on this worker, on any identity.
     #[inline]
     unsafe fn next_runnable(&self) -> Option<NonNull<Runnable>> {
-        if self.role != Role::Regular {
+        if !self.takes_work() {
             return None;
         }
         let picks = self.picks.get();
@@ -410,7 +421,7 @@ impl Worker {
     pub(crate) fn count_ended(&self) {
         match self.role {
             Role::Regular => bump(&self.counters.ended),
-            Role::Carrier => {
+            Role::Carrier | Role::Spare => {
                 self.runtime().ended_outside.fetch_add(1, Relaxed);
             }
         }
@@ -459,7 +470,7 @@ impl Worker {
         unsafe {
             match identity.bound.get().as_ref() {
                 Some(bound) => enqueue::pinned(bound, identity),
-                None if self.role == Role::Regular => {
+                None if self.role != Role::Carrier => {
                     self.queue.push_expired(runnable);
                     self.runtime().announce(true);
                 }
@@ -470,13 +481,13 @@ impl Worker {
 
     /// True if something else than the running fiber could run here: rule 5. Any thread, also a handler.
     pub(crate) fn has_other_work(&self) -> bool {
-        if self.role != Role::Regular {
-            return true; // a fiber that computes on a carrier belongs on a worker
+        if !self.takes_work() {
+            return true; // a fiber that computes on a carrier, or on a spare whose turn is over, belongs on a worker
         }
         let runtime = self.runtime();
         self.queue.has_work()
             || runtime.leaving.load(Relaxed)
             || !runtime.injector.is_empty()
-            || runtime.workers.iter().any(|other| other.index != self.index && other.queue.has_stealable())
+            || runtime.slots().any(|other| other.index != self.index && other.queue.has_stealable())
     }
 }

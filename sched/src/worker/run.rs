@@ -35,6 +35,7 @@ impl Worker {
             match self.role {
                 Role::Regular => self.schedule(seed),
                 Role::Carrier => super::carrier::serve(self),
+                Role::Spare => super::spare::serve(self),
             }
             self.detach();
         }
@@ -68,7 +69,11 @@ impl Worker {
         gate().open();
     }
 
-    unsafe fn schedule(&self, seed: u64) {
+    /// Runs fibers until the runtime stops, or until a spare's turn is over.
+    ///
+    /// # Safety
+    /// Attached, on this worker's native stack, masked.
+    pub(super) unsafe fn schedule(&self, seed: u64) {
         let runtime = self.runtime();
         let mut rng = SmallRng::seed_from_u64(seed);
         // SAFETY: native stack, masked.
@@ -83,12 +88,15 @@ impl Worker {
         }
     }
 
-    /// What to run next; sleeps while there is nothing. `None`: the runtime stops.
+    /// What to run next; sleeps while there is nothing. `None`: the runtime stops, or a spare's turn is over.
     unsafe fn find<'a>(&'a self, runtime: &'a Shared, rng: &mut SmallRng) -> Option<&'a Identity> {
         if runtime.leaving.load(Acquire) {
             return None; // what is left is leaked
         }
         loop {
+            if !self.takes_work() {
+                return None; // a spare's turn is over
+            }
             let mut starving = false;
             // SAFETY: native stack, masked.
             unsafe {
@@ -132,7 +140,7 @@ impl Worker {
         } else {
             self.queue.has_work() || runtime.has_queued_work()
         };
-        let claimed = if work || runtime.stopping.load(Acquire) {
+        let claimed = if work || runtime.stopping.load(Acquire) || !self.takes_work() {
             runtime.idle.cancel_sleep(ticket)
         } else {
             let start = tick::now();
@@ -142,7 +150,7 @@ impl Worker {
             claimed
         };
         // A wake-up that we took but may not need is passed on.
-        if claimed && runtime.has_queued_work() && runtime.workers.len() > 1 {
+        if claimed && runtime.has_queued_work() && runtime.several_slots() {
             runtime.idle.notify_one();
         }
     }
@@ -150,8 +158,8 @@ impl Worker {
     unsafe fn steal<'a>(&'a self, runtime: &'a Shared, rng: &mut SmallRng) -> Option<&'a Identity> {
         let workers = &runtime.workers;
         let start = rng.random_range(0..workers.len());
-        for i in 0..workers.len() {
-            let victim = &workers[(start + i) % workers.len()];
+        let regular = (0..workers.len()).map(|i| &workers[(start + i) % workers.len()]);
+        for victim in regular.chain(runtime.spares.awake()) {
             if victim.index == self.index || !victim.queue.has_stealable() {
                 continue;
             }
