@@ -372,6 +372,9 @@ unsafe fn run<F: FnOnce() -> T, T>(this: NonNull<Task>) {
             Ok(()) => result,
             Err(payload) => result.and(Err(payload)),
         };
+        if !crate::runtime::fork::alive() {
+            crate::runtime::fork::end_child(result.is_err());
+        }
         *stage = Stage::Done(result);
         Task::complete(this);
     }

@@ -21,6 +21,11 @@ pub(crate) fn alive() -> bool {
     }
 }
 
+/// The fiber of a forked child has come to its end, and with it the child's only thread of ours: the process ends, as it does when its last thread returns.
+pub(crate) fn end_child(panicked: bool) -> ! {
+    std::process::exit(if panicked { 101 } else { 0 })
+}
+
 /// Maps the page, once.
 pub(crate) fn prepare() -> io::Result<()> {
     static ONCE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());

@@ -169,11 +169,14 @@ unsafe fn next_task_here(worker: &Worker, identity: &Identity) -> bool {
             identity.next_up.set(worker.pick().map(NonNull::from));
             return false;
         }
-        // Tasks that starve for an identity come first: here is one.
+        // Tasks that starve for an identity come first: here is one, if its stack is what they want.
         if let Some(task) = runtime.hungry.pop() {
-            identity.take_task(task.cast());
-            start_slice(worker, identity);
-            return true;
+            if task.cast::<Task>().as_ref().stack_size == identity.stack.asked() {
+                identity.take_task(task.cast());
+                start_slice(worker, identity);
+                return true;
+            }
+            runtime.starve(task);
         }
         match worker.pick_for(identity) {
             super::Pick::Here => {
