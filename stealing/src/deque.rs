@@ -9,7 +9,7 @@
 //! | woken | started items that were woken, at most 64 | oldest | oldest, second |
 //! | fresh | unstarted items, the newest 64 or fewer | newest: depth first, which keeps a tree of them narrow | oldest, if nothing in old |
 //! | old | unstarted items that fell out of fresh, no limit; older than those in fresh | oldest, when fresh is empty | oldest, first |
-//! | expired | preempted and yielded items, no limit | oldest | oldest, third |
+//! | expired | preempted and yielded items, 64 in a ring, more in a list | oldest | oldest, third |
 //! | pinned | started items that may not migrate, no limit | oldest | never |
 //!
 //! The first four are urgent: they run before what has had its quantum, and the owner looks for more of that kind
@@ -64,7 +64,9 @@ pub struct RunQueue<T: Link> {
     fresh: Ring<T>,
     /// What had to make room in `fresh`, oldest first: all older than what is there.
     old: CachePadded<Injector<T>>,
-    expired: CachePadded<Injector<T>>,
+    expired: Ring<T>,
+    /// Expired items that came when the ring was full or this was not empty: younger than those in the ring.
+    expired_more: CachePadded<Injector<T>>,
     pinned: CachePadded<Injector<T>>,
 }
 
@@ -88,7 +90,8 @@ impl<T: Link> RunQueue<T> {
             woken: Ring::new(),
             fresh: Ring::new(),
             old: CachePadded::new(Injector::new()),
-            expired: CachePadded::new(Injector::new()),
+            expired: Ring::new(),
+            expired_more: CachePadded::new(Injector::new()),
             pinned: CachePadded::new(Injector::new()),
         }
     }
@@ -145,7 +148,7 @@ impl<T: Link> RunQueue<T> {
             // There is room: only this thread adds. Were there none, the item would not be lost.
             debug_assert!(false, "no room");
             // SAFETY: as above.
-            unsafe { self.expired.push(item) };
+            unsafe { self.push_expired(item) };
         }
     }
 
@@ -156,14 +159,26 @@ impl<T: Link> RunQueue<T> {
         self.age.store(true, Ordering::Relaxed);
     }
 
-    /// Queues an item that was preempted or yielded. Any thread, masked.
+    /// Queues an item that was preempted or yielded.
     ///
     /// # Safety
-    /// `item` may migrate; it is live, stays so until it is taken out, and is in no list or queue of this crate.
+    /// As for [`set_next`](Self::set_next).
     #[inline]
     pub unsafe fn push_expired(&self, item: NonNull<T>) {
         // SAFETY: the caller's promise.
-        unsafe { self.expired.push(item) };
+        unsafe {
+            if !self.expired_more.is_empty() {
+                self.expired_more.push(item);
+            } else if let Err(full) = self.expired.push(item) {
+                self.expired_more.push(full);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pop_expired(&self) -> Option<NonNull<T>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.expired.pop_oldest() }.or_else(|| self.expired_more.pop())
     }
 
     /// Queues a started item that only this worker may run. Any thread, masked.
@@ -226,7 +241,7 @@ impl<T: Link> RunQueue<T> {
                 return Some(item);
             };
             if let Err(item) = self.woken.push(item) {
-                self.expired.push(item);
+                self.push_expired(item);
             }
             Some(other)
         }
@@ -241,7 +256,7 @@ impl<T: Link> RunQueue<T> {
         self.age.store(false, Ordering::Relaxed);
         let turns = &*self.turns;
         turns.pops.set(AGE_EVERY);
-        let old = self.expired.len() + self.pinned.len();
+        let old = self.expired.len() + self.expired_more.len() + self.pinned.len();
         turns.aged.set(if old == 0 { 0 } else { (1 + old / AGED_SHARE) as u32 });
         // SAFETY: the caller's promise.
         self.old.pop().or_else(|| unsafe { self.fresh.pop_oldest() })
@@ -289,14 +304,17 @@ impl<T: Link> RunQueue<T> {
     /// As for [`pop`](Self::pop).
     #[inline]
     pub unsafe fn pop_aged(&self) -> Option<NonNull<T>> {
-        if self.pinned.is_empty() {
-            return self.expired.pop();
-        }
-        let expired_first = self.turns.expired_first.replace(!self.turns.expired_first.get());
-        if expired_first {
-            self.expired.pop().or_else(|| self.pinned.pop())
-        } else {
-            self.pinned.pop().or_else(|| self.expired.pop())
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.pinned.is_empty() {
+                return self.pop_expired();
+            }
+            let expired_first = self.turns.expired_first.replace(!self.turns.expired_first.get());
+            if expired_first {
+                self.pop_expired().or_else(|| self.pinned.pop())
+            } else {
+                self.pinned.pop().or_else(|| self.pop_expired())
+            }
         }
     }
 
@@ -308,7 +326,8 @@ impl<T: Link> RunQueue<T> {
             .pop()
             .or_else(|| self.fresh.steal())
             .or_else(|| self.woken.steal())
-            .or_else(|| self.expired.pop())
+            .or_else(|| self.expired.steal())
+            .or_else(|| self.expired_more.pop())
             .or_else(|| self.next.take())
     }
 
@@ -319,13 +338,18 @@ impl<T: Link> RunQueue<T> {
 
     /// True if there seemed to be anything for [`pop_started`](Self::pop_started). Anywhere.
     pub fn has_started(&self) -> bool {
-        !self.next.is_empty() || !self.woken.is_empty() || !self.expired.is_empty() || !self.pinned.is_empty()
+        !self.next.is_empty()
+            || !self.woken.is_empty()
+            || !self.expired.is_empty()
+            || !self.expired_more.is_empty()
+            || !self.pinned.is_empty()
     }
 
     /// True if there seemed to be anything for thieves. Anywhere.
     pub fn has_stealable(&self) -> bool {
         !self.next.is_empty()
             || !self.expired.is_empty()
+            || !self.expired_more.is_empty()
             || !self.woken.is_empty()
             || !self.fresh.is_empty()
             || !self.old.is_empty()
@@ -338,6 +362,7 @@ impl<T: Link> RunQueue<T> {
             + self.fresh.len()
             + self.old.len()
             + self.expired.len()
+            + self.expired_more.len()
             + self.pinned.len()
     }
 
