@@ -56,7 +56,9 @@ fn each_wait_ends() {
     assert_eq!(semaphore.available_permits(), 1);
 
     let (_sender, receiver) = oneshot::channel::<()>();
-    cancel(runtime.spawn(move || drop(receiver.recv())));
+    cancel(runtime.spawn(move || {
+        let _ = receiver.recv();
+    }));
 
     let group = WaitGroup::new();
     let waiting = group.clone();
@@ -116,11 +118,15 @@ fn a_cancelled_barrier_wait_does_not_count() {
     let runtime = runtime(1);
     let barrier = Arc::new(Barrier::new(3));
     let waiting = Arc::clone(&barrier);
-    cancel(runtime.spawn(move || drop(waiting.wait())));
+    cancel(runtime.spawn(move || {
+        waiting.wait();
+    }));
     let others: Vec<_> = (0..2)
         .map(|_| {
             let barrier = Arc::clone(&barrier);
-            runtime.spawn(move || drop(barrier.wait()))
+            runtime.spawn(move || {
+                barrier.wait();
+            })
         })
         .collect();
     let_it_wait();
@@ -229,7 +235,9 @@ fn cancel_at_random(workers: usize) {
     assert!(received.load(Ordering::Relaxed) > 0);
     // Nobody counts as arrived.
     let other = Arc::clone(&barrier_free);
-    let fiber = runtime.spawn(move || drop(other.wait()));
+    let fiber = runtime.spawn(move || {
+        other.wait();
+    });
     let_it_wait();
     assert!(!fiber.is_finished());
     barrier_free.wait();

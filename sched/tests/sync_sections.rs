@@ -2,11 +2,12 @@
 //! is masked.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -17,14 +18,22 @@ use unyield::sync::{
 };
 use unyield::{Runtime, critical};
 
-/// While WATCHING, notes allocator calls in critical sections, which the runtime's spinlocks are too.
+/// Notes allocator calls in critical sections, which the runtime's spinlocks are too, by those that are WATCHED.
 struct Watch;
 
-static WATCHING: AtomicBool = AtomicBool::new(false);
+thread_local! {
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+}
 static MASKED: AtomicUsize = AtomicUsize::new(0);
 
+fn watched(f: impl FnOnce()) {
+    WATCHED.set(true);
+    f();
+    WATCHED.set(false);
+}
+
 fn note() {
-    if WATCHING.load(Ordering::Relaxed) && CriticalSection::is_active() {
+    if WATCHED.get() && CriticalSection::is_active() {
         MASKED.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -47,8 +56,8 @@ unsafe impl GlobalAlloc for Watch {
 #[global_allocator]
 static ALLOCATOR: Watch = Watch;
 
-fn panics(what: &str, f: impl FnOnce()) {
-    let panic = catch_unwind(AssertUnwindSafe(|| critical(f))).expect_err(what);
+fn panics<R>(what: &str, f: impl FnOnce() -> R) {
+    let Err(panic) = catch_unwind(AssertUnwindSafe(|| critical(f))) else { panic!("{what} does not panic") };
     let message = panic.downcast_ref::<String>().expect("a message");
     assert!(message.contains(what) && message.contains("critical section"), "{message}");
     assert!(!CriticalSection::is_active());
@@ -57,10 +66,10 @@ fn panics(what: &str, f: impl FnOnce()) {
 /// Everything that would have to wait, tried in a critical section, does nothing but panic.
 fn waits_panic() {
     let (sender, receiver) = channel::bounded(1);
-    panics("Receiver::recv", || drop(receiver.recv()));
-    panics("Receiver::recv", || drop(receiver.recv_timeout(Duration::ZERO)));
+    panics("Receiver::recv", || receiver.recv());
+    panics("Receiver::recv", || receiver.recv_timeout(Duration::ZERO));
     sender.send(Box::new(1)).unwrap();
-    panics("Sender::send", || drop(sender.send(Box::new(2))));
+    panics("Sender::send", || sender.send(Box::new(2)));
     assert_eq!((receiver.recv().unwrap(), receiver.len()), (Box::new(1), 0));
 
     let semaphore = Semaphore::new(0);
@@ -69,14 +78,14 @@ fn waits_panic() {
     assert_eq!(semaphore.available_permits(), 1);
 
     let barrier = Barrier::new(2);
-    panics("Barrier::wait", || drop(barrier.wait()));
+    panics("Barrier::wait", || barrier.wait());
     std::thread::scope(|s| {
         s.spawn(|| barrier.wait());
         barrier.wait();
     });
 
     let (_sender, mut other) = oneshot::channel::<()>();
-    panics("oneshot::Receiver::recv", || drop(other.recv_timeout(Duration::MAX)));
+    panics("oneshot::Receiver::recv", || other.recv_timeout(Duration::MAX));
     let group = WaitGroup::new();
     let member = group.clone();
     panics("WaitGroup::wait", || member.wait());
@@ -86,15 +95,15 @@ fn waits_panic() {
     let mut guard = mutex.lock();
     panics("Condvar", || condvar.wait(&mut guard));
     assert!(mutex.is_locked() && !condvar.notify_one());
-    panics("Mutex", || drop(mutex.try_lock_for(Duration::MAX)));
+    panics("Mutex", || mutex.try_lock_for(Duration::MAX));
     critical(|| MutexGuard::bump(&mut guard));
     drop(guard);
     assert!(mutex.try_lock().is_some());
 
     let rwlock = RwLock::new(0);
     let guard = rwlock.write();
-    panics("RwLock", || drop(rwlock.try_read_for(Duration::MAX)));
-    panics("RwLock", || drop(rwlock.try_write_for(Duration::MAX)));
+    panics("RwLock", || rwlock.try_read_for(Duration::MAX));
+    panics("RwLock", || rwlock.try_write_for(Duration::MAX));
     let guard = RwLockWriteGuard::downgrade(guard);
     assert!(rwlock.try_read().is_some());
     drop(guard);
@@ -179,58 +188,60 @@ fn heavy() -> Heavy {
 /// Values go through every path of channels and oneshots, with waiting and timeouts, between fibers and a thread.
 #[test]
 fn nothing_allocates_frees_or_drops_masked() {
+    watched(|| critical(|| drop(std::hint::black_box(heavy()))));
+    assert_eq!(MASKED.swap(0, Ordering::Relaxed), 2, "the watch works");
     let runtime = Runtime::builder().workers(2).quantum(Duration::from_micros(100)).build().unwrap();
-    WATCHING.store(true, Ordering::Relaxed);
-    let before = MASKED.load(Ordering::Relaxed);
     for capacity in [Some(0), Some(1), Some(40), None] {
         let (sender, receiver) = capacity.map_or_else(channel::unbounded, channel::bounded);
-        let fibers: Vec<_> = (0..4)
-            .map(|i| {
-                let (sender, receiver) = (sender.clone(), receiver.clone());
-                runtime.spawn(move || {
-                    for n in 0..1_000_u64 {
-                        if i % 2 == 0 {
-                            let timeout = Duration::from_micros(n % 50);
-                            drop(sender.send_timeout(heavy(), timeout));
-                            if capacity.is_none() {
-                                (0..100).for_each(|_| sender.send(heavy()).unwrap());
-                            }
-                        } else {
-                            drop(receiver.recv_timeout(Duration::from_micros(n % 50)));
-                            receiver.try_iter().take(100).for_each(drop);
-                        }
-                    }
-                })
-            })
-            .collect();
-        for n in 0..1_000 {
-            if n % 3 == 0 {
-                drop(receiver.try_recv());
+        let send = move |sender: &channel::Sender<Heavy>, n: u64| {
+            drop(sender.send_timeout(heavy(), Duration::from_micros(n % 50)));
+            if capacity.is_none() {
+                (0..100).for_each(|_| sender.send(heavy()).unwrap());
             }
-            drop(sender.try_send(heavy()));
+        };
+        let receive = move |receiver: &channel::Receiver<Heavy>, n: u64| {
+            drop(receiver.recv_timeout(Duration::from_micros(n % 50)));
+            receiver.try_iter().take(100).for_each(drop);
+        };
+        let mut fibers = Vec::new();
+        for _ in 0..2 {
+            let sender = sender.clone();
+            fibers.push(runtime.spawn(move || watched(|| (0..1_000).for_each(|n| send(&sender, n)))));
+            let receiver = receiver.clone();
+            fibers.push(runtime.spawn(move || watched(|| (0..1_000).for_each(|n| receive(&receiver, n)))));
         }
+        watched(|| {
+            for n in 0..1_000 {
+                if n % 3 == 0 {
+                    drop(receiver.try_recv());
+                }
+                drop(sender.try_send(heavy()));
+            }
+        });
         fibers.into_iter().for_each(|f| f.join().unwrap());
-        drop(sender.try_send(heavy()));
-        drop(receiver);
-        drop(sender);
+        watched(|| {
+            drop(sender.try_send(heavy()));
+            drop(receiver);
+            drop(sender);
+        });
     }
     for n in 0..1_000 {
         let (sender, mut receiver) = oneshot::channel();
-        let fiber = runtime.spawn(move || drop(sender.send(heavy())));
-        if n % 2 == 0 {
-            let waker = Waker::from(Arc::new(Nothing(heavy())));
-            let polled = std::pin::pin!(&mut receiver).poll(&mut Context::from_waker(&waker));
-            drop((polled, waker));
-        }
-        if n % 3 == 0 {
-            drop(receiver.recv_timeout(Duration::from_micros(20)));
-        }
-        drop(receiver);
+        let fiber = runtime.spawn(move || watched(|| drop(sender.send(heavy()))));
+        watched(|| {
+            if n % 2 == 0 {
+                let waker = Waker::from(Arc::new(Nothing(heavy())));
+                let polled = std::pin::pin!(&mut receiver).poll(&mut Context::from_waker(&waker));
+                drop((polled, waker));
+            }
+            if n % 3 == 0 {
+                drop(receiver.recv_timeout(Duration::from_micros(20)));
+            }
+            drop(receiver);
+        });
         fiber.join().unwrap();
     }
-    let masked = MASKED.load(Ordering::Relaxed) - before;
-    WATCHING.store(false, Ordering::Relaxed);
-    assert_eq!(masked, 0);
+    assert_eq!(MASKED.load(Ordering::Relaxed), 0);
 }
 
 struct Nothing(#[expect(dead_code, reason = "held to be dropped")] Heavy);

@@ -168,8 +168,7 @@ fn unlock_fair_hands_over_in_order(crew: &Crew) {
             assert!(!order.is_empty());
         }
         crew.join();
-        let order = lock.lock().clone();
-        order
+        lock.lock().clone()
     });
 }
 

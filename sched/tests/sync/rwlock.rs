@@ -251,7 +251,6 @@ fn fair_unlocks_hand_over_in_order(crew: &Crew) {
             assert!(!order.is_empty());
         }
         crew.join();
-        let order = lock.write().clone();
-        order
+        lock.write().clone()
     });
 }
