@@ -3,7 +3,8 @@
 //! | field | who writes | who reads |
 //! |---|---|---|
 //! | `upid` | senders, the receiver | both (see `upid`) |
-//! | `tid`, `signal`, `base_mask` | the thread itself in [`Receiver::attach`] | senders; handler |
+//! | `tid`, `signal`, `base_mask`, `alternate` | the thread itself in [`Receiver::attach`] | senders; handler |
+//! | `altered` | handler and anybody set it, the thread clears it | the thread |
 //! | `handlers`, `filter` | before `attach` | handler, dispatch |
 //! | `counters` | the receiver's thread only, by plain increments | anybody, racily |
 
@@ -11,8 +12,9 @@ use crate::backend;
 use crate::upid::Upid;
 use crate::vector::Handler;
 use core::fmt;
+use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering::{Relaxed, Release};
-use core::sync::atomic::{AtomicI32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 /// Says which of the pending vectors are worth an interrupt now; the others are dropped. Runs in the signal handler: async-signal-safe only.
 pub type Filter = unsafe fn(&Receiver, u64) -> u64;
@@ -28,7 +30,7 @@ pub struct Counters {
     pub completed: AtomicU64,
     /// Refused: the stack pointer was elsewhere, or there was no room for a frame.
     pub misplaced: AtomicU64,
-    /// Refused: the signal mask was not the worker's own.
+    /// Refused: the signal mask or the alternate stack was not the worker's own.
     pub foreign_mask: AtomicU64,
     /// Nothing to do any more when it arrived.
     pub stale: AtomicU64,
@@ -46,11 +48,18 @@ pub struct Receiver {
     tid: AtomicI32,
     signal: AtomicI32,
     base_mask: AtomicU64,
+    alternate: UnsafeCell<libc::stack_t>,
+    altered: AtomicBool,
     handlers: [Option<Handler>; 64],
     pub(crate) filter: Option<Filter>,
     /// What happened to this receiver's interrupts.
     pub counters: Counters,
 }
+
+// SAFETY: the table in the module's header; `alternate` is written before the receiver is known to anybody else.
+unsafe impl Sync for Receiver {}
+// SAFETY: as above; the pointer in `alternate` is only an address.
+unsafe impl Send for Receiver {}
 
 impl fmt::Debug for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,6 +86,8 @@ impl Receiver {
             tid: AtomicI32::new(0),
             signal: AtomicI32::new(0),
             base_mask: AtomicU64::new(0),
+            alternate: UnsafeCell::new(libc::stack_t { ss_sp: core::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 }),
+            altered: AtomicBool::new(false),
             handlers: [None; 64],
             filter: None,
             counters: Counters {
@@ -121,6 +132,8 @@ impl Receiver {
         backend::signal::unblock(signal);
         self.signal.store(signal, Relaxed);
         self.base_mask.store(crate::arch::insn::signal_mask(), Relaxed);
+        // SAFETY: no sender or handler reads it before `tid` is set; only reads the current setting.
+        unsafe { libc::sigaltstack(core::ptr::null(), self.alternate.get()) };
         // SAFETY: gettid has no preconditions.
         let tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
         self.tid.store(tid, Release);
@@ -144,6 +157,59 @@ impl Receiver {
     /// The signal mask that the thread had when it attached.
     pub fn base_mask(&self) -> u64 {
         self.base_mask.load(Relaxed)
+    }
+
+    /// Where the alternate stack lies that the thread had when it attached. The attached thread, or its handler.
+    pub(crate) fn alternate(&self) -> usize {
+        // SAFETY: written once, before the thread became a receiver.
+        unsafe { (*self.alternate.get()).ss_sp as usize }
+    }
+
+    /// True if the calling thread, which is the attached one, has the signal mask and the alternate stack that it attached with. Two system calls; any
+    /// context.
+    pub fn is_unaltered(&self) -> bool {
+        if crate::arch::insn::signal_mask() != self.base_mask() {
+            return false;
+        }
+        let mut current = 0usize;
+        // SAFETY: only reads the current setting.
+        unsafe {
+            let mut stack: libc::stack_t = core::mem::zeroed();
+            if crate::arch::insn::syscall6(libc::SYS_sigaltstack as u64, [0, &raw mut stack as u64, 0, 0, 0, 0]) == 0 {
+                current = stack.ss_sp as usize;
+            }
+        }
+        current == self.alternate()
+    }
+
+    /// Somebody may have changed the thread's signal mask or alternate stack: [`Receiver::repair`] is due when what runs there has left. Any context.
+    #[inline]
+    pub fn suspect(&self) {
+        self.altered.store(true, Relaxed);
+    }
+
+    /// Gives the calling thread, which is the attached one, its signal mask and alternate stack again if it is under suspicion; otherwise a load.
+    ///
+    /// # Safety
+    /// On the attached thread, on no alternate stack, with nothing on it that has changed either and relies on it.
+    #[inline]
+    pub unsafe fn repair(&self) {
+        if self.altered.load(Relaxed) {
+            // SAFETY: as promised.
+            unsafe { self.repair_now() };
+        }
+    }
+
+    #[cold]
+    unsafe fn repair_now(&self) {
+        self.altered.store(false, Relaxed);
+        if !self.is_unaltered() {
+            // SAFETY: both are what the thread attached with, and its alternate stack is mapped while it is attached.
+            unsafe {
+                crate::arch::insn::syscall6(libc::SYS_sigaltstack as u64, [self.alternate.get() as u64, 0, 0, 0, 0, 0]);
+                crate::arch::insn::set_signal_mask(self.base_mask());
+            }
+        }
     }
 
     /// Posts `vector` and interrupts the thread if no notification is on its way already. Any thread, masked or not; not a lock, not an allocation.

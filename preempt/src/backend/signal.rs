@@ -30,8 +30,9 @@ static INSTALL: Mutex<()> = Mutex::new(());
 /// # Errors
 /// `InvalidInput` for a signal that cannot be caught, that reports a fault, or that libc keeps for itself; otherwise what `sigaction` says.
 pub fn install(signal: i32) -> io::Result<()> {
-    let unusable = [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT, 32, 33, 34];
-    if !(1..SIGNALS as i32).contains(&signal) || unusable.contains(&signal) {
+    let unusable = [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT];
+    let kept_by_libc = (32..libc::SIGRTMIN()).contains(&signal);
+    if !(1..SIGNALS as i32).contains(&signal) || unusable.contains(&signal) || kept_by_libc {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "this signal cannot carry interrupts"));
     }
     let _guard = INSTALL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -170,7 +171,11 @@ unsafe fn deliver(receiver: &Receiver, context: *mut libc::ucontext_t) {
     // Another mask than the worker's own: inside a foreign handler on the fiber's stack, in libc's block-all sections, between two pthread_sigmask calls.
     // SAFETY: the kernel's signal mask is the first eight bytes of uc_sigmask.
     let mask = unsafe { *(&raw const (*context).uc_sigmask).cast::<u64>() };
-    if mask != receiver.base_mask() && !cfg!(unyield_mutant = "no_mask_check") {
+    // SAFETY: as above; the kernel notes the thread's alternate stack there.
+    let alternate = unsafe { (*context).uc_stack.ss_sp } as usize;
+    let own = mask == receiver.base_mask() && alternate == receiver.alternate();
+    if !own && !cfg!(unyield_mutant = "no_mask_check") {
+        receiver.suspect(); // what has changed them may end without changing them back
         bump(&receiver.counters.foreign_mask);
         return;
     }

@@ -126,6 +126,7 @@ impl Drop for OsThreadGuard {
             if identity.os_locks.get() == 0 {
                 identity.bound.set(null());
                 worker.owned.store(false, Release);
+                worker.receiver.suspect(); // it may have left its mark on the thread
                 last = true;
             }
         });

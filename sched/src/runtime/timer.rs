@@ -125,6 +125,9 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
             seen.deferred = worker.receiver.counters.deferred.load(Relaxed);
         } else if seen.ticks > STUCK && !seen.stuck && seen.ticks % STUCK == 1 {
             seen.stuck = !starved(worker.receiver.tid(), seen.cpu);
+            if seen.stuck {
+                worker.receiver.suspect();
+            }
         }
         if seen.stuck && seen.ticks >= REPORT && now - seen.since >= REPORT_TIME && !std::mem::replace(&mut seen.reported, true) {
             super::stuck::report(runtime, worker, worker.receiver.counters.deferred.load(Relaxed) > seen.deferred);

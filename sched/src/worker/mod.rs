@@ -443,8 +443,11 @@ impl Worker {
     /// Masked, on this worker, after a switch: the leaver's stack is free.
     #[inline]
     pub(crate) unsafe fn settle(&self) {
-        // SAFETY: what `After` names was running here until the switch and is nobody's yet.
+        // SAFETY: what `After` names was running here until the switch and is nobody's yet; it has left the thread for good, unless it owns it.
         unsafe {
+            if !self.owned.load(Relaxed) {
+                self.receiver.repair();
+            }
             match self.after.replace(After::Nothing) {
                 After::Nothing => {}
                 After::Requeue(identity) => self.requeue(identity.as_ref()),

@@ -4,7 +4,6 @@ use super::{After, TICK, Worker, carrier, resume};
 use crate::runtime::fork;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::Ordering::Relaxed;
-use unyield_preempt::arch::insn;
 use unyield_preempt::receiver::bump;
 use unyield_preempt::{Frame, Receiver};
 
@@ -41,8 +40,9 @@ pub(crate) unsafe fn on_tick(receiver: &Receiver, frame: Option<&mut Frame>) {
     if !wants_preempt(worker) {
         return;
     }
-    // A changed signal mask belongs to the OS thread. The signal handler has looked at it already; at the end of a section nobody has.
-    if frame.is_none() && insn::signal_mask() != receiver.base_mask() {
+    // A changed signal mask or alternate stack belongs to the OS thread. The signal handler has looked at them already; at the end of a section nobody has.
+    if frame.is_none() && !receiver.is_unaltered() {
+        receiver.suspect();
         bump(&receiver.counters.foreign_mask);
         return;
     }
