@@ -98,6 +98,8 @@ pub unsafe fn unmask() {
 #[inline(never)]
 fn deliver() {
     let gate = gate();
+    // SAFETY: errno is a word of the running identity, which stays ours when a handler switches.
+    let (errno, saved) = unsafe { (libc::__errno_location(), *libc::__errno_location()) };
     while gate.pending.load(Relaxed) != 0 {
         gate.depth.store(1, Relaxed); // from here on nothing moves us
         compiler_fence(SeqCst);
@@ -107,6 +109,8 @@ fn deliver() {
         gate.depth.store(0, Relaxed);
         compiler_fence(SeqCst);
     }
+    // SAFETY: as above.
+    unsafe { *errno = saved };
 }
 
 impl Gate {
@@ -140,6 +144,11 @@ impl Gate {
         self.depth.store(1, Relaxed);
         self.lo.store(stack_low + crate::arch::xstate::room(), Relaxed);
         self.hi.store(stack_high, Relaxed);
+    }
+
+    /// The lowest and the highest stack pointer that are interrupted in place.
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.lo.load(Relaxed), self.hi.load(Relaxed))
     }
 
     /// Closes the gate of a thread that switches between fibers which share its identity: never interrupted in place, asked at checkpoints.
@@ -180,6 +189,12 @@ impl Gate {
         if unsafe { (*self.receiver.load(Relaxed)).upid.pending() } != 0 {
             self.pending.store(1, Relaxed);
         }
+    }
+
+    /// Leaves a request for the next checkpoint (shared identities only).
+    #[inline]
+    pub fn request(&self) {
+        self.requested.store(1, Relaxed);
     }
 
     /// Takes a request that was left for a checkpoint (shared identities only).

@@ -159,6 +159,13 @@ impl<T: Link> RunQueue<T> {
         self.age.store(true, Ordering::Relaxed);
     }
 
+    /// True if ageing is due at the next pop. Anywhere.
+    #[inline(always)]
+    pub fn is_ageing(&self) -> bool {
+        // Relaxed: a hint.
+        self.age.load(Ordering::Relaxed)
+    }
+
     /// Queues an item that was preempted or yielded.
     ///
     /// # Safety

@@ -49,7 +49,11 @@ where
     unsafe {
         let task = Task::create(NonNull::from(runtime), spec, f);
         let handle = JoinHandle::new(task);
-        enqueue::spawned(runtime, task);
+        if !enqueue::spawned(runtime, task) {
+            Task::refuse(task, Box::new("the runtime was shut down"));
+            drop(handle);
+            panic!("a fiber was spawned on a runtime that was shut down");
+        }
         handle
     }
 }

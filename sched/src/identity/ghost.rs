@@ -163,6 +163,7 @@ pub(crate) unsafe fn retire(identity: &'static Identity) {
     unsafe {
         let gate = &*identity.gate.get();
         gate.set_receiver(std::ptr::null());
+        gate.open(); // with no receiver nothing can come, and destructors may use what is not for critical sections
         gate.set_owner(null_mut());
         let fake = *identity.tid.get();
         let sink = SavedContext::empty();

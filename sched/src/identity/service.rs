@@ -12,7 +12,6 @@ use std::cell::Cell;
 use std::ptr::{NonNull, null};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::time::Duration;
 
 /// A word that threads sleep on until it changes.
 #[derive(Default)]
@@ -64,8 +63,8 @@ unsafe impl Send for Service {}
 // SAFETY: as above.
 unsafe impl Sync for Service {}
 
-/// Between attempts to make an identity when there is no memory or no thread to be had; after so many of them the task fails.
-const RETRY: Duration = Duration::from_millis(2);
+/// Nanoseconds between attempts to make an identity when there is no memory or no thread to be had; after so many of them the task fails.
+const RETRY: u64 = 2_000_000;
 const ATTEMPTS: u32 = 1000;
 /// Identities made for one request at most.
 const BATCH: usize = 64;
@@ -119,81 +118,34 @@ impl Service {
 
     /// The body of the thread that creates.
     pub(crate) fn create_loop(runtime: &Shared) {
-        let mut failures = 0;
+        let mut trouble = Trouble::default();
         loop {
             let seen = runtime.service.create.read();
             if runtime.halted.load(Acquire) {
                 return;
             }
-            while runtime.spares.wants_more() {
-                if spare::start_one(runtime).is_err() {
-                    break;
-                }
+            let mut failed = false;
+            while !failed && runtime.spares.wants_more() {
+                failed = spare::start_one(runtime).is_err();
             }
-            while runtime.carriers.wants_more() {
-                if carrier::start_one(runtime).is_err() {
-                    break;
-                }
+            while !failed && runtime.carriers.wants_more() {
+                failed = carrier::start_one(runtime).is_err();
             }
-            if runtime.service.wanted.swap(false, SeqCst) && !runtime.pool.has_some() {
-                // The more there are, the more will be wanted; the first is handed out before the rest is made.
-                for _ in 0..(runtime.pool.registered() / 8).clamp(1, BATCH) {
-                    if let Ok(identity) = make(runtime, runtime.stack_size) {
-                        runtime.pool.push(identity);
-                        runtime.idle.notify_all();
-                    } else {
-                        // tried again, until one is made or given back
-                        runtime.service.wanted.store(true, SeqCst);
-                        std::thread::sleep(RETRY);
-                        break;
-                    }
-                }
-                continue;
+            if runtime.service.wanted.swap(false, SeqCst) && !stock(runtime) {
+                runtime.service.wanted.store(true, SeqCst); // again, until one is made or given back
+                failed = true;
             }
-            if runtime.hungry.is_empty() {
-                runtime.service.create.wait(seen, None);
-                continue;
-            }
-            match Self::feed_one(runtime) {
-                Ok(()) => failures = 0,
-                Err(_) if failures < ATTEMPTS => {
-                    failures += 1;
-                    std::thread::sleep(RETRY);
-                }
-                Err(error) => {
-                    if let Some(task) = runtime.hungry.pop() {
-                        let message =
-                            format!("no stack or thread identity could be made for a fiber: {error}");
-                        // SAFETY: it was not started, and is in no queue any more.
-                        unsafe { Task::refuse(task.cast(), Box::new(message)) };
-                        runtime.ended_outside.fetch_add(1, Relaxed);
+            while !failed && let Some(task) = runtime.hungry.pop() {
+                match feed(runtime, task.cast()) {
+                    Ok(()) => trouble = Trouble::default(),
+                    Err(error) => {
+                        trouble.with(runtime, task.cast(), &error);
+                        failed = true;
                     }
                 }
             }
+            runtime.service.create.wait(seen, failed.then_some(RETRY));
         }
-    }
-
-    /// An identity for one task that waits.
-    fn feed_one(runtime: &Shared) -> std::io::Result<()> {
-        // Only this thread and fibers that end take from the list, so look at the size first and take afterwards.
-        let Some(task) = runtime.hungry.pop() else { return Ok(()) };
-        // SAFETY: queued tasks are alive.
-        let size = unsafe { task.cast::<Task>().as_ref() }.stack_size;
-        let pooled = if size == runtime.stack_size { runtime.pool.pop() } else { None };
-        let identity = match pooled.map_or_else(|| make(runtime, size), Ok) {
-            Ok(identity) => identity,
-            Err(error) => {
-                // SAFETY: it goes back where it was.
-                unsafe { runtime.hungry.push(task) };
-                return Err(error);
-            }
-        };
-        // SAFETY: both are ours: the identity is new or out of the pool, the task out of its list.
-        unsafe {
-            identity.take_task(task.cast());
-            runtime.inject(NonNull::from(&identity.head));
-        }
-        Ok(())
     }
 
     /// The body of the thread that retires.
@@ -209,6 +161,64 @@ impl Service {
                 None if runtime.halted.load(Acquire) => return,
                 None => runtime.service.retire.wait(seen, None),
             }
+        }
+    }
+}
+
+/// Fills the pool: at least one, the more the more there are. False: none could be made, and none is there.
+fn stock(runtime: &Shared) -> bool {
+    let mut some = runtime.pool.has_some();
+    if !some {
+        for _ in 0..(runtime.pool.registered() / 8).clamp(1, BATCH) {
+            let Ok(identity) = make(runtime, runtime.stack_size) else { break };
+            runtime.pool.push(identity);
+            some = true;
+            runtime.idle.notify_all(); // the first is handed out before the rest is made
+        }
+    }
+    if some {
+        runtime.idle.notify_all();
+    }
+    some
+}
+
+/// An identity for one task that waits.
+fn feed(runtime: &Shared, task: NonNull<Task>) -> std::io::Result<()> {
+    // SAFETY: a task that waits is alive.
+    let size = unsafe { task.as_ref() }.stack_size;
+    let pooled = if size == runtime.stack_size { runtime.pool.pop() } else { None };
+    let identity = pooled.map_or_else(|| make(runtime, size), Ok)?;
+    // SAFETY: both are ours: the identity is new or out of the pool, the task out of its list.
+    unsafe {
+        identity.take_task(task);
+        runtime.inject(NonNull::from(&identity.head));
+    }
+    Ok(())
+}
+
+/// A task for which no identity could be made, and how often in a row that has failed.
+#[derive(Default)]
+struct Trouble {
+    task: Option<NonNull<Task>>,
+    failures: u32,
+}
+
+impl Trouble {
+    /// `task` could not be fed: it waits again, behind the others, or is refused after so many attempts.
+    fn with(&mut self, runtime: &Shared, task: NonNull<Task>, error: &std::io::Error) {
+        if self.task == Some(task) || self.task.is_none() {
+            self.task = Some(task);
+            self.failures += 1;
+        }
+        if self.task == Some(task) && self.failures >= ATTEMPTS {
+            *self = Trouble::default();
+            let message = format!("no stack or thread identity could be made for a fiber: {error}");
+            // SAFETY: it was not started, and is in no queue any more.
+            unsafe { Task::refuse(task, Box::new(message)) };
+            runtime.ended_outside.fetch_add(1, Relaxed);
+        } else {
+            // SAFETY: taken out of this list.
+            unsafe { runtime.hungry.push(task.cast()) };
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::worker::spare::Spares;
 use crate::worker::{Role, Worker};
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -290,6 +290,8 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
         signal_mask: unyield_preempt::arch::insn::signal_mask(),
         panic_handler: settings.panic_handler.take(),
         on_stop: settings.on_stop.take(),
+        closed: AtomicBool::new(false),
+        visitors: AtomicUsize::new(0),
         cancelling: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
         stopping: AtomicBool::new(false),

@@ -28,8 +28,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 use unyield_stealing::{Armed, Idle, Injector};
 
@@ -66,6 +66,10 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     /// The service threads and the timer leave.
     pub(crate) halted: AtomicBool,
+    /// No task is taken any more.
+    pub(crate) closed: AtomicBool,
+    /// Threads that are queueing a runnable from outside: shutdown waits for them before memory may go.
+    pub(crate) visitors: AtomicUsize,
     /// Tasks spawned by threads that are no regular worker, and ended there.
     pub(crate) spawned_outside: AtomicU64,
     pub(crate) ended_outside: AtomicU64,
@@ -83,12 +87,15 @@ impl Shared {
     /// It is in no queue, and the caller has the right to queue it.
     pub(crate) unsafe fn inject(&self, runnable: NonNull<Runnable>) {
         unyield_preempt::mask();
+        // The caller may be a thread that keeps nothing of this runtime alive but the fiber it queues, and that may end at once.
+        self.visitors.fetch_add(1, SeqCst);
         // SAFETY: as promised; masked here.
         unsafe {
             self.injector.push(runnable);
             if !self.idle.notify_one() {
                 self.armed.enqueue_check();
             }
+            self.visitors.fetch_sub(1, SeqCst); // the last access
             unyield_preempt::unmask();
         }
     }

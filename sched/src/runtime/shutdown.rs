@@ -5,7 +5,7 @@ use crate::fiber::task::Task;
 use crate::identity::ghost;
 use crate::observe::report::Line;
 use crate::worker::{Worker, carrier};
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use std::time::{Duration, Instant};
 
 /// Between looks at whether the fibers have ended.
@@ -25,6 +25,10 @@ pub(crate) fn shut_down(handle: &Handle, threads: Threads, timeout: Duration) ->
             shared.pool.for_each_task(Task::cancel);
             asked = Instant::now();
         }
+    }
+    shared.closed.store(true, SeqCst);
+    while shared.alive_fibers() > 0 && Instant::now() < deadline {
+        crate::fiber::sleep(POLL); // spawned from outside just before it was closed
     }
     let left = shared.alive_fibers();
     if left > 0 {
@@ -46,7 +50,6 @@ pub(crate) fn shut_down(handle: &Handle, threads: Threads, timeout: Duration) ->
             stuck += 1;
         }
     }
-    stuck += end_helpers(shared, left > 0, limit);
     shared.halted.store(true, Release);
     shared.service.stop();
     shared.armed.rouse();
@@ -54,7 +57,11 @@ pub(crate) fn shut_down(handle: &Handle, threads: Threads, timeout: Duration) ->
     for thread in threads.services {
         drop(thread.join());
     }
-    stuck += end_helpers(shared, left > 0, limit); // the service may have started one more meanwhile
+    // Now that the service has gone, nobody starts one more.
+    stuck += end_helpers(shared, left > 0, limit);
+    while shared.visitors.load(SeqCst) > 0 {
+        crate::fiber::sleep(POLL); // queued the last fiber, and still hold the queue
+    }
     if left > 0 || stuck > 0 {
         // Stacks, identities and workers of leaked fibers stay as they are, and with them what they point to.
         std::mem::forget(handle.shared_arc().clone());

@@ -67,7 +67,7 @@ pub(crate) fn run(runtime: &Shared) {
         let mut contended = false;
         if now >= next_ageing {
             next_ageing = now + AGEING;
-            runtime.workers.iter().for_each(|worker| worker.queue.age());
+            runtime.slots().for_each(|worker| worker.queue.age());
         }
         if ticking {
             for (worker, seen) in runtime.workers.iter().zip(&mut seen) {
@@ -75,13 +75,16 @@ pub(crate) fn run(runtime: &Shared) {
             }
             contended |= balance(runtime, &seen, &mut spares, now);
         }
-        let next_carrier = visit_carriers(runtime, &mut carriers, now);
+        let next_carrier = if ticking { visit_carriers(runtime, &mut carriers, now) } else { u64::MAX };
         contended |= rescue(runtime);
         quiet = if contended { 0 } else { quiet + 1 };
         if !ticking {
             // Nobody needs ticks: stay armed, so that enqueuers never wake us, and sleep until a deadline.
             let (until, token) = runtime.timers.plan(next_carrier);
-            runtime.timers.nap(until, token);
+            // `halted` is set before the ring that changes the token.
+            if !runtime.halted.load(Acquire) {
+                runtime.timers.nap(until, token);
+            }
         } else if quiet <= HYSTERESIS {
             let (until, token) = runtime.timers.plan(now + period);
             runtime.timers.nap(until, token);
@@ -108,7 +111,7 @@ fn needed(runtime: &Shared) -> bool {
 /// Rule 5: a worker is nudged only if its fiber's quantum is over and something else could run there. True if something could.
 fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
     if worker.current.load(Acquire).is_null() {
-        seen.slice = 0;
+        *seen = Seen::default();
         return false;
     }
     let slice = worker.slice.load(Relaxed);

@@ -271,24 +271,29 @@ pub(crate) unsafe fn serve(carrier: &Worker) {
 
 /// Starts one more carrier thread. The service thread only.
 pub(crate) fn start_one(runtime: &Shared) -> std::io::Result<()> {
-    let index = runtime.carriers.count.fetch_add(1, SeqCst);
+    let index = runtime.carriers.count.load(Relaxed); // only this thread changes it
     runtime.carriers.starting.fetch_add(1, Relaxed);
     let carrier: &'static Worker = Box::leak(Box::new(Worker::new(Role::Carrier, CARRIER_INDEX + index)));
     carrier.runtime.set(runtime);
-    runtime.carriers.threads[index].store((carrier as *const Worker).cast_mut(), Release);
     let started = std::thread::Builder::new().name(format!("unyield-carrier-{index}")).spawn(move || {
         // SAFETY: this thread becomes the carrier; shutdown joins it before the runtime goes.
-        unsafe { carrier.main(0, |_| ()) };
+        unsafe {
+            carrier.main(0, |attached| {
+                if attached.is_err() {
+                    carrier.runtime().carriers.starting.fetch_sub(1, Relaxed);
+                }
+            })
+        };
     });
     match started {
         Ok(handle) => {
+            // Visible before its handle is: who joins it has seen it.
+            runtime.carriers.threads[index].store((carrier as *const Worker).cast_mut(), Release);
+            runtime.carriers.count.store(index + 1, SeqCst);
             runtime.carriers.handles.lock().push(handle);
             Ok(())
         }
         Err(error) => {
-            // Nobody has seen it: the slot is taken back. Only this thread changes the count.
-            runtime.carriers.threads[index].store(null_mut(), Release);
-            runtime.carriers.count.fetch_sub(1, SeqCst);
             runtime.carriers.starting.fetch_sub(1, Relaxed);
             // SAFETY: just boxed, and its thread does not exist.
             drop(unsafe { Box::from_raw((carrier as *const Worker).cast_mut()) });
@@ -318,9 +323,11 @@ unsafe fn run_one(carrier: &Worker, identity: &Identity) {
             enqueue::identity(carrier.runtime(), identity);
             return;
         }
-        // The timer must look after this thread now, even if it was asleep.
-        carrier.runtime().timers.wake();
-        carrier.runtime().armed.rouse();
+        if !frame.is_null() {
+            // Moved here by a tick: the timer must look after this thread now, even if it was asleep.
+            carrier.runtime().timers.wake();
+            carrier.runtime().armed.rouse();
+        }
         resume::enter(carrier, identity);
         carrier.settle();
     }

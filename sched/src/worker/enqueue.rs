@@ -3,9 +3,10 @@
 use super::{Role, Worker};
 use crate::fiber::task::Task;
 use crate::identity::Identity;
+use crate::preempt::Preemption;
 use crate::runtime::Shared;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use unyield_preempt::receiver::bump;
 use unyield_preempt::{mask, unmask};
 
@@ -20,12 +21,13 @@ unsafe fn local<'a>(runtime: &Shared) -> Option<&'a Worker> {
     (worker.role != Role::Carrier && std::ptr::eq(worker.runtime.get(), runtime)).then_some(worker)
 }
 
-/// Queues a new task.
+/// Queues a new task. False: the runtime was shut down, and takes none.
 ///
 /// # Safety
 /// It was just made, and is in no queue.
 #[inline]
-pub(crate) unsafe fn spawned(runtime: &Shared, task: NonNull<Task>) {
+pub(crate) unsafe fn spawned(runtime: &Shared, task: NonNull<Task>) -> bool {
+    let mut taken = true;
     mask();
     // SAFETY: masked; the runtime's reference of the task keeps it alive.
     unsafe {
@@ -39,12 +41,19 @@ pub(crate) unsafe fn spawned(runtime: &Shared, task: NonNull<Task>) {
                 runtime.announce(true);
             }
             None => {
-                runtime.spawned_outside.fetch_add(1, Relaxed);
-                runtime.inject(task.cast());
+                // Dekker with shutdown: it closes, and then waits until as many tasks have ended as were spawned.
+                runtime.spawned_outside.fetch_add(1, SeqCst);
+                taken = !runtime.closed.load(SeqCst);
+                if taken {
+                    runtime.inject(task.cast());
+                } else {
+                    runtime.spawned_outside.fetch_sub(1, SeqCst);
+                }
             }
         }
         unmask();
     }
+    taken
 }
 
 /// Queues a parked fiber whose wait the caller has ended.
@@ -73,6 +82,13 @@ pub(crate) unsafe fn identity(runtime: &Shared, identity: &Identity) {
             return pinned(bound, identity);
         }
         match local(runtime) {
+            // Without ticks nobody would look after the next slot of a worker whose fiber goes on.
+            Some(worker) if runtime.preemption == Preemption::Off && runtime.workers.len() > 1 => {
+                match worker.queue.push_woken(runnable) {
+                    Ok(()) => runtime.announce(true),
+                    Err(full) => runtime.inject(full),
+                }
+            }
             Some(worker) => {
                 // It runs as soon as the running fiber waits: no other worker is woken for it. The tick looks after it.
                 match worker.queue.set_next(runnable) {
@@ -93,14 +109,16 @@ pub(crate) unsafe fn identity(runtime: &Shared, identity: &Identity) {
 /// # Safety
 /// As for [`identity`].
 pub(crate) unsafe fn pinned(bound: &Worker, identity: &Identity) {
+    let runtime = bound.runtime();
+    runtime.visitors.fetch_add(1, SeqCst); // as in `Shared::inject`
     // SAFETY: as promised.
     unsafe { bound.queue.push_pinned(NonNull::from(&identity.head)) };
     match bound.role {
         Role::Regular | Role::Spare => {
-            let runtime = bound.runtime();
             runtime.idle.notify_worker(bound.index);
             runtime.armed.enqueue_check();
         }
         Role::Carrier => super::carrier::ring(bound),
     }
+    runtime.visitors.fetch_sub(1, SeqCst);
 }

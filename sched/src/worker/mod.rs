@@ -137,6 +137,8 @@ impl Worker {
         // SAFETY: both keep their contracts, see `preempt`.
         unsafe {
             receiver.on_vector(TICK, preempt::on_tick);
+            #[cfg(feature = "testing")]
+            receiver.on_vector(crate::testing::COUNTING, crate::testing::count);
             receiver.set_filter(preempt::filter);
         }
         Worker {
@@ -217,7 +219,7 @@ impl Worker {
         self.picks.set(picks + 1);
         // SAFETY: owner, masked.
         unsafe {
-            if picks >= GLOBAL_EVERY {
+            if picks >= GLOBAL_EVERY || self.queue.is_ageing() {
                 self.picks.set(0);
                 if let Some(runnable) = self.from_injector() {
                     return Some(runnable);
@@ -273,9 +275,10 @@ impl Worker {
     pub(crate) unsafe fn pick_started(&self) -> Option<&Identity> {
         // SAFETY: owner, masked; what was taken out of the queue is ours.
         unsafe {
-            while let Some(runnable) = self.queue.pop_started() {
+            // The injector as well: a fiber there may be what gives an identity back.
+            while let Some(runnable) = self.queue.pop_started().or_else(|| self.from_injector()) {
                 match runnable.as_ref().kind {
-                    Kind::Identity => return Some(&*runnable.cast::<Identity>().as_ptr()),
+                    Kind::Identity => return Some(self.started(runnable)),
                     // from the injector: it gets the next identity that is made
                     Kind::Task => self.runtime().starve(runnable),
                 }
@@ -329,7 +332,7 @@ impl Worker {
         // SAFETY: the header says what it is the first field of.
         unsafe {
             match runnable.as_ref().kind {
-                Kind::Identity => Some(&*runnable.cast::<Identity>().as_ptr()),
+                Kind::Identity => Some(self.started(runnable)),
                 Kind::Task => {
                     let task = runnable.cast::<Task>();
                     match self.free_identity(task.as_ref().stack_size) {
@@ -345,6 +348,18 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// # Safety
+    /// Masked, on this worker; `runnable` is an identity that was taken out of a queue.
+    #[inline]
+    unsafe fn started(&self, runnable: NonNull<Runnable>) -> &Identity {
+        // SAFETY: the header says what it is the first field of.
+        let identity = unsafe { &*runnable.cast::<Identity>().as_ptr() };
+        if identity.gate.get().is_null() {
+            self.adopt(identity); // made by the service for a task, and run for the first time
+        }
+        identity
     }
 
     /// # Safety
@@ -406,7 +421,10 @@ impl Worker {
         unsafe { (*identity.gate.get()).set_receiver(&self.receiver) };
         if identity.is_shared() {
             // SAFETY: the gate is this worker's own.
-            unsafe { (*identity.gate.get()).set_owner(identity.task.load(Relaxed).cast()) };
+            unsafe {
+                (*identity.gate.get()).set_owner(identity.task.load(Relaxed).cast());
+                (*identity.gate.get()).take_request(); // it was for the previous fiber
+            }
         }
         bump(&self.counters.switches);
         let last = identity.last_worker.replace(self.index);

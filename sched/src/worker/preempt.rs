@@ -49,7 +49,11 @@ pub(crate) unsafe fn on_tick(receiver: &Receiver, frame: Option<&mut Frame>) {
     // SAFETY: `current` is the running fiber's identity; masked.
     unsafe {
         let identity = &*worker.current.load(Relaxed);
-        if identity.is_shared() || worker.owned.load(Relaxed) {
+        if identity.is_shared() {
+            (*identity.gate.get()).request();
+            return;
+        }
+        if worker.owned.load(Relaxed) {
             return;
         }
         // SAFETY: the frame is an interrupted fiber's, whose text is mapped.

@@ -3,7 +3,7 @@
 //! Every switch happens masked, and each way of resuming opens its own gate: a preempted fiber by the return of its entry stub, one that yielded or
 //! waited by `unmask` after the switch, a new one by `unmask` in [`identity_main`].
 
-use super::{After, Worker};
+use super::{After, Role, Worker};
 use crate::fiber::task::Task;
 use crate::identity::Identity;
 use crate::runtime::fork;
@@ -70,14 +70,18 @@ pub(crate) unsafe fn enter(worker: &Worker, identity: &Identity) {
 }
 
 /// Lets others run. Fiber, unmasked, in a live runtime.
+#[inline]
 pub(crate) fn yield_now() {
     mask();
-    // SAFETY: masked here, unmasked below.
+    // SAFETY: masked here, unmasked below; as in `leave`, but somebody to go on is looked for first.
     unsafe {
         let worker = Worker::current();
-        if worker.has_other_work() {
-            let identity = NonNull::new_unchecked(worker.current.load(Relaxed));
-            leave(After::Requeue(identity));
+        let identity = &*worker.current.load(Relaxed);
+        let next = worker.pick();
+        if next.is_some() || worker.role == Role::Carrier {
+            worker.after.set(After::Requeue(NonNull::from(identity)));
+            go(worker, &identity.context, next);
+            arrived();
         }
         unmask();
     }

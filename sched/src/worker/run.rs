@@ -136,7 +136,7 @@ impl Worker {
         let ticket = runtime.idle.prepare_sleep_as(self.index);
         // The last look comes after the registration: an enqueuer that does not see us is seen by us.
         let work = if starving {
-            runtime.pool.has_some() || self.queue.has_started()
+            runtime.pool.has_some() || self.queue.has_started() || !runtime.injector.is_empty()
         } else {
             self.queue.has_work() || runtime.has_queued_work()
         };

@@ -152,9 +152,10 @@ pub(crate) fn start_one(runtime: &Shared) -> std::io::Result<()> {
     });
     match started {
         Ok(handle) => {
-            spares.handles.lock().push(handle);
+            // Visible before its handle is: who joins it has seen it.
             spares.threads[number].store((spare as *const Worker).cast_mut(), Release);
             spares.count.store(number + 1, SeqCst);
+            spares.handles.lock().push(handle);
             Ok(())
         }
         Err(error) => {
