@@ -1,11 +1,11 @@
 //! Read-only SQLite connections and the two kinds of query that run on them.
 //!
-//! A request takes a connection from a stack and puts it back. std's Mutex and Condvar guard the stack, in fibers
-//! just as in threads: this is the program one would write without knowing of fibers.
+//! A request takes a connection from a stack and puts it back. unyield's Mutex and Condvar guard the stack: they park a fiber, block a thread, and
+//! are the same program in all three ways. (std's would do, too; but a fiber that waits in one blocks its worker until the next tick.)
 
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use unyield::sync::{Condvar, Mutex, MutexGuard};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -57,7 +57,7 @@ impl Pool {
             }
             stack.waits += 1;
             stack.waiting += 1;
-            stack = self.returned.wait(stack).unwrap_or_else(PoisonError::into_inner);
+            self.returned.wait(&mut stack);
             stack.waiting -= 1;
         }
     }
@@ -68,7 +68,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Stack> {
-        self.stack.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stack.lock()
     }
 }
 
