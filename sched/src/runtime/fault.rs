@@ -20,8 +20,9 @@ pub(crate) fn install() {
                 PREVIOUS[signo as usize] = Some(previous);
                 let mut action: libc::sigaction = std::mem::zeroed();
                 action.sa_sigaction = handler as *const () as usize;
-                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-                libc::sigemptyset(&mut action.sa_mask);
+                // as the handler that we call expects it
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | (previous.sa_flags & libc::SA_NODEFER);
+                action.sa_mask = previous.sa_mask;
                 libc::sigaction(signo, &action, null_mut());
             }
         }
@@ -33,16 +34,19 @@ unsafe extern "C" fn handler(signo: i32, info: *mut libc::siginfo_t, context: *m
     unsafe {
         if let Some(task) = task::current() {
             let identity = task.identity.load(Relaxed).as_ref();
-            if signo == libc::SIGABRT {
+            let own = (*info).si_code == libc::SI_TKILL && (*info).si_pid() == libc::getpid();
+            if signo == libc::SIGABRT && own {
                 name_fiber(task, None, "aborts");
             } else if identity
                 .is_some_and(|identity| identity.stack.guard_contains((*info).si_addr() as usize))
             {
                 name_fiber(task, identity.map(|identity| identity.stack.asked()), "has overflowed its stack");
-                restore(libc::SIGABRT);
+                hand_back_abort();
                 libc::abort();
             }
         }
+        // std's handler aborts on a plain thread's stack overflow. The alternate stack that it runs on there has no room for one more signal frame.
+        let taken = if signo != libc::SIGABRT && task::current().is_none() { hand_back_abort() } else { None };
         let previous = (*(&raw const PREVIOUS))[signo as usize & 31];
         match previous {
             Some(previous) if previous.sa_sigaction > 1 && previous.sa_flags & libc::SA_SIGINFO != 0 => {
@@ -62,6 +66,20 @@ unsafe extern "C" fn handler(signo: i32, info: *mut libc::siginfo_t, context: *m
                 }
             }
         }
+        if let Some(action) = taken {
+            libc::sigaction(libc::SIGABRT, &action, null_mut());
+        }
+    }
+}
+
+/// Makes SIGABRT what it was before us, if our handler is installed; returns what was installed.
+unsafe fn hand_back_abort() -> Option<libc::sigaction> {
+    // SAFETY: PREVIOUS is constant after installation; plain sigaction calls, which are async-signal-safe.
+    unsafe {
+        let mut current: libc::sigaction = std::mem::zeroed();
+        let ours = libc::sigaction(libc::SIGABRT, std::ptr::null(), &mut current) == 0 && current.sa_sigaction == handler as *const () as usize;
+        let previous = (*(&raw const PREVIOUS))[libc::SIGABRT as usize]?;
+        (ours && libc::sigaction(libc::SIGABRT, &previous, null_mut()) == 0).then_some(current)
     }
 }
 
