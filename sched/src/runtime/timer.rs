@@ -29,6 +29,8 @@ const AGEING: u64 = 8_000_000;
 struct Seen {
     slice: u64,
     since: u64,
+    /// CPU time of the worker's thread when the slice was first seen beside other work; 0 = was not.
+    first_cpu: u64,
     /// Ticks sent to this slice, and the thread's CPU time at the second.
     ticks: u32,
     cpu: u64,
@@ -115,13 +117,18 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
         return false;
     }
     let slice = worker.slice.load(Relaxed);
+    let contended = worker.has_other_work();
     if seen.slice != slice {
-        *seen = Seen { slice, since: now, ..Seen::default() };
+        let first_cpu = if contended { thread_cpu(worker.receiver.tid()) } else { 0 };
+        *seen = Seen { slice, since: now, first_cpu, ..Seen::default() };
     }
-    if !worker.has_other_work() {
+    if !contended {
         return false;
     }
     if now - seen.since >= runtime.quantum_ns && fork::alive() {
+        if seen.ticks == 0 && seen.first_cpu != 0 && not_run(runtime, worker, seen.first_cpu) {
+            return true;
+        }
         seen.ticks = seen.ticks.saturating_add(1);
         if seen.ticks == 2 {
             seen.cpu = thread_cpu(worker.receiver.tid());
@@ -170,6 +177,13 @@ fn balance(runtime: &Shared, regular: &[Seen], seen: &mut [Seen], now: u64) -> b
         return true;
     }
     contended
+}
+
+/// True if the kernel gave the worker's thread less than half of the quantum it was first seen in, although it wants to run: on a full machine a fiber
+/// must not lose its turn for that.
+fn not_run(runtime: &Shared, worker: &Worker, first_cpu: u64) -> bool {
+    let tid = worker.receiver.tid();
+    thread_cpu(tid).saturating_sub(first_cpu) < runtime.quantum_ns / 2 && super::stuck::thread_state(tid) == b'R'
 }
 
 /// True if the thread has had no chance to answer: it has used hardly any CPU time since `before` although it wants to run.
