@@ -72,20 +72,25 @@ impl Waiter {
     /// Calls `f` with the caller's own waiter (a fiber's lives in its task, a thread's on its stack), freshly set to WAITING. Not nested.
     #[inline]
     pub(crate) fn with<R>(f: impl FnOnce(&Waiter) -> R) -> R {
-        match task::current() {
+        let own;
+        let waiter = match task::current() {
             Some(task) => {
-                let waiter = &task.waiter;
-                waiter.state.store(WAITING, Relaxed); // nobody knows it yet
-                f(waiter)
+                task.waiter.state.store(WAITING, Relaxed);
+                &task.waiter
             }
-            None => f(&Waiter::new(null())),
-        }
+            None => {
+                own = Waiter::new(null());
+                &own
+            }
+        };
+        f(waiter)
     }
 
     /// Blocks until claimed and unparked, until `deadline`, or (if `cancellable`) until the fiber is cancelled.
     ///
     /// # Panics
     /// Inside a critical section.
+    #[inline]
     pub(crate) fn block(&self, deadline: Option<Instant>, cancellable: bool) -> Outcome {
         self.block_until(deadline.map(nanoseconds), cancellable)
     }
@@ -208,7 +213,7 @@ impl Waiter {
                 return None;
             }
             match this.state.compare_exchange_weak(state, state | CLAIMED, AcqRel, Acquire) {
-                Ok(_) => return Some(Claimed { waiter, task: this.task }),
+                Ok(_) => return Some(Claimed { waiter, task: this.task, parked: state & PARKED != 0 }),
                 Err(now) => state = now,
             }
         }
@@ -221,6 +226,7 @@ impl Waiter {
 pub(crate) struct Claimed {
     waiter: *const Waiter,
     task: *const Task,
+    parked: bool,
 }
 
 impl Claimed {
@@ -230,7 +236,10 @@ impl Claimed {
         // SAFETY: a claimed waiter does not return before the phase is NOTIFIED, which happens here and once.
         let state = unsafe { &(*self.waiter).state };
         let address = state.as_ptr();
-        if state.fetch_add(STEP, AcqRel) & PARKED != 0 {
+        if self.parked {
+            state.store(NOTIFIED | PARKED, std::sync::atomic::Ordering::Release);
+            make_runnable(self.task, address);
+        } else if state.fetch_add(STEP, AcqRel) & PARKED != 0 {
             make_runnable(self.task, address);
         }
     }

@@ -30,9 +30,14 @@ impl<T: Link> NextSlot<T> {
         }
     }
 
-    /// Puts an item in and returns the one that was there. Any thread.
+    /// Puts an item in and returns the one that was there. One thread only, the owner of the slot.
     #[inline]
     pub(crate) fn replace(&self, item: NonNull<T>) -> Option<NonNull<T>> {
+        if self.is_empty() {
+            // Nobody else puts, so it stays empty. Release: as below.
+            self.item.store(item.as_ptr(), Ordering::Release);
+            return None;
+        }
         // Release: what the owner wrote to the item is seen by its taker. Acquire: the same for what was displaced.
         NonNull::new(self.item.swap(item.as_ptr(), Ordering::AcqRel))
     }

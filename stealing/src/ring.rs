@@ -111,6 +111,11 @@ impl<T: Link> Ring<T> {
             return None;
         }
         let last = back - 1;
+        if self.front.load(Ordering::Relaxed) == last {
+            // The only one is the oldest, too: the swap alone decides, and the fence is saved.
+            // SAFETY: the caller's promise.
+            return unsafe { self.pop_oldest() };
+        }
         // Release: as in `push`.
         self.back.store(last, Ordering::Release);
         // Pairs with the fence in `steal`.
