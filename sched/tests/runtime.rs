@@ -270,3 +270,30 @@ fn shutdown_cancels_and_leaks_what_ignores_it() {
     assert!(!rt.shutdown_timeout(Duration::from_millis(50)));
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
+
+#[test]
+fn the_pool_is_trimmed() {
+    let rt = runtime(1);
+    let m = rt.handle().metrics();
+    rt.run(|| {
+        let go = AtomicBool::new(false);
+        unyield::scope(|s| {
+            for _ in 0..500 {
+                s.spawn(|| while !go.load(Acquire) {
+                    unyield::yield_now();
+                });
+            }
+            while m.num_identities() < 500 {
+                unyield::yield_now();
+            }
+            go.store(true, Release);
+        });
+    });
+    assert!(m.num_identities() >= 500);
+    let start = Instant::now();
+    while m.num_identities() > 200 && start.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(m.num_identities() <= 200, "{}", m.num_identities());
+    assert_eq!(rt.run(|| 1), 1);
+}

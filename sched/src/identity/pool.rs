@@ -4,6 +4,8 @@ use super::Identity;
 use crate::fiber::task::Task;
 use crate::lock::Lock;
 use std::cell::Cell;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::ptr::null;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicUsize, fence};
@@ -12,9 +14,32 @@ use unyield_stealing::fence as asymmetric;
 pub(crate) struct Pool {
     first: Lock<Cell<*const Identity>>,
     len: AtomicUsize,
+    /// The least that has been here since the last trimming; written under the lock.
+    unused: AtomicUsize,
     /// All identities of the runtime. A plain thread's lock: only the service, shutdown and walks take it, never masked code.
-    all: parking_lot::Mutex<Vec<&'static Identity>>,
+    all: parking_lot::Mutex<HashSet<ByAddress>>,
 }
+
+/// An identity as a member of a set.
+#[derive(Clone, Copy)]
+struct ByAddress(&'static Identity);
+
+impl PartialEq for ByAddress {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for ByAddress {}
+
+impl Hash for ByAddress {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&raw const *self.0).hash(state);
+    }
+}
+
+/// So many identities stay in the pool however long they are not used.
+pub(crate) const KEEP: usize = 64;
 
 // SAFETY: pointers under the lock; identities are Sync.
 unsafe impl Send for Pool {}
@@ -29,8 +54,25 @@ impl Pool {
         Pool {
             first: Lock::new(Cell::new(null())),
             len: AtomicUsize::new(0),
-            all: parking_lot::Mutex::new(Vec::new()),
+            unused: AtomicUsize::new(0),
+            all: parking_lot::Mutex::new(HashSet::new()),
         }
+    }
+
+    /// Takes out, oldest use last, what has not been needed since the last call; at most `limit`, and never the last [`KEEP`]. Plain threads.
+    pub(crate) fn trim(&self, limit: usize) -> Vec<&'static Identity> {
+        let (len, unused) = {
+            let _first = self.first.lock();
+            let len = self.len.load(Relaxed);
+            (len, self.unused.swap(len, Relaxed))
+        };
+        let surplus = unused.min(len.saturating_sub(KEEP)).min(limit);
+        (0..surplus).map_while(|_| self.pop()).collect()
+    }
+
+    /// True if there is enough to trim.
+    pub(crate) fn is_rich(&self) -> bool {
+        self.len.load(Relaxed) > KEEP
     }
 
     /// Last in, first out: what was used last has its pages and its allocator's cache warm.
@@ -49,7 +91,10 @@ impl Pool {
         // SAFETY: pooled identities are alive.
         let identity = unsafe { first.get().as_ref() }?;
         first.set(identity.next_free.get());
-        self.len.fetch_sub(1, Relaxed);
+        let left = self.len.fetch_sub(1, Relaxed) - 1;
+        if left < self.unused.load(Relaxed) {
+            self.unused.store(left, Relaxed);
+        }
         Some(identity)
     }
 
@@ -60,17 +105,17 @@ impl Pool {
 
     /// Plain threads only.
     pub(crate) fn register(&self, identity: &'static Identity) {
-        self.all.lock().push(identity);
+        self.all.lock().insert(ByAddress(identity));
     }
 
     /// Plain threads only.
-    pub(crate) fn unregister(&self, identity: &Identity) {
-        self.all.lock().retain(|other| !std::ptr::eq(*other, identity));
+    pub(crate) fn unregister(&self, identity: &'static Identity) {
+        self.all.lock().remove(&ByAddress(identity));
     }
 
     /// Takes all identities: the end of the runtime.
     pub(crate) fn take_all(&self) -> Vec<&'static Identity> {
-        std::mem::take(&mut *self.all.lock())
+        std::mem::take(&mut *self.all.lock()).into_iter().map(|member| member.0).collect()
     }
 
     pub(crate) fn registered(&self) -> usize {
@@ -84,7 +129,7 @@ impl Pool {
         let all = self.all.lock();
         WALKS.fetch_add(1, SeqCst);
         asymmetric::heavy();
-        for identity in all.iter() {
+        for ByAddress(identity) in all.iter() {
             // SAFETY: see above: while the walk goes on, a task that an identity names is not released by its fiber.
             if let Some(task) = unsafe { identity.task.load(Acquire).as_ref() } {
                 f(task);

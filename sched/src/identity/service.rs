@@ -66,6 +66,9 @@ unsafe impl Sync for Service {}
 /// Nanoseconds between attempts to make an identity when there is no memory or no thread to be had; after so many of them the task fails.
 const RETRY: u64 = 2_000_000;
 const ATTEMPTS: u32 = 1000;
+/// Nanoseconds between trimmings of a rich pool, and how many identities go each time at most.
+const TRIM_EVERY: u64 = 1_000_000_000;
+const TRIM_MOST: usize = 16384;
 /// Identities made for one request at most.
 const BATCH: usize = 64;
 
@@ -89,6 +92,11 @@ impl Service {
     /// There is something to make. Masked code.
     pub(crate) fn wake(&self) {
         self.create.ring();
+    }
+
+    /// The pool has become rich: it is to be trimmed some time. Masked code.
+    pub(crate) fn pool_is_rich(&self) {
+        self.retire.ring();
     }
 
     /// There is something to make or an end. Any thread.
@@ -150,16 +158,24 @@ impl Service {
 
     /// The body of the thread that retires.
     pub(crate) fn retire_loop(runtime: &Shared) {
+        let retire = |identity: &'static Identity| {
+            runtime.pool.unregister(identity);
+            // SAFETY: at rest, out of every list.
+            unsafe { ghost::retire(identity) };
+        };
         loop {
             let seen = runtime.service.retire.read();
-            match runtime.service.take_retired() {
-                Some(identity) => {
-                    runtime.pool.unregister(identity);
-                    // SAFETY: at rest, out of every list.
-                    unsafe { ghost::retire(identity) };
-                }
-                None if runtime.halted.load(Acquire) => return,
-                None => runtime.service.retire.wait(seen, None),
+            while let Some(identity) = runtime.service.take_retired() {
+                retire(identity);
+            }
+            if runtime.halted.load(Acquire) {
+                return;
+            }
+            // While the pool is rich, what was not needed for a while goes.
+            let rich = runtime.pool.is_rich();
+            runtime.service.retire.wait(seen, rich.then_some(TRIM_EVERY));
+            if rich && runtime.service.retire.read() == seen {
+                runtime.pool.trim(TRIM_MOST).into_iter().for_each(retire);
             }
         }
     }
@@ -178,6 +194,9 @@ fn stock(runtime: &Shared) -> bool {
     }
     if some {
         runtime.idle.notify_all();
+    }
+    if runtime.pool.is_rich() {
+        runtime.service.pool_is_rich();
     }
     some
 }

@@ -407,7 +407,11 @@ impl Worker {
             self.cache.set(identity);
             self.cached.set(self.cached.get() + 1);
         } else {
+            let was_rich = runtime.pool.is_rich();
             runtime.pool.push(identity);
+            if !was_rich && runtime.pool.is_rich() {
+                runtime.service.pool_is_rich();
+            }
         }
     }
 
