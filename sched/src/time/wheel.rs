@@ -131,6 +131,7 @@ impl Wheel {
     }
 
     /// True if there are no entries.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -183,15 +183,15 @@ unsafe fn next_task_here(worker: &Worker, identity: &Identity) -> bool {
             runtime.starve(task);
         }
         match worker.pick_for(identity) {
-            super::Pick::Here => {
+            super::pick::Pick::Here => {
                 start_slice(worker, identity);
                 true
             }
-            super::Pick::Other(next) => {
+            super::pick::Pick::Other(next) => {
                 identity.next_up.set(Some(NonNull::from(next)));
                 false
             }
-            super::Pick::Nothing => false,
+            super::pick::Pick::Nothing => false,
         }
     }
 }
