@@ -217,8 +217,8 @@ pub const ROWS: &[Row] = &[
         id: "preempt",
         title: "cost of a preemption: 2 computing fibers on 1 worker, against a thread that is sent as many signals",
         placement: Placement::Loose,
-        n: 400,
-        quick: 100,
+        n: 1_000,
+        quick: 200,
         contenders: &[
             of("unyield-1ms", System),
             of("ticker-1ms", System),
@@ -305,11 +305,12 @@ pub const ROWS: &[Row] = &[
         contenders: &[
             of("unyield", System),
             of("counter-pair", System),
+            of("counter-pair-rmw", System),
             of("atomic-flag-pair", System),
             of("sigmask-pair", System),
             of("empty-loop", System),
         ],
-        targets: &[ours("cpu", Times(1.1, "counter-pair"))],
+        targets: &[ours("cpu", Times(1.1, "counter-pair")), ours("cpu", Times(1.1, "counter-pair-rmw"))],
         ..PER_OP
     },
     Row {

@@ -13,7 +13,7 @@ use crate::upid::Upid;
 use crate::vector::Handler;
 use core::fmt;
 use core::cell::UnsafeCell;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 /// Says which of the pending vectors are worth an interrupt now; the others are dropped. Runs in the signal handler: async-signal-safe only.
@@ -136,7 +136,12 @@ impl Receiver {
         unsafe { libc::sigaltstack(core::ptr::null(), self.alternate.get()) };
         // SAFETY: gettid has no preconditions.
         let tid = unsafe { libc::syscall(libc::SYS_gettid) } as i32;
-        self.tid.store(tid, Release);
+        self.tid.store(tid, SeqCst);
+        // What was posted before notified nobody, and keeps later senders from notifying: a Dekker pair with `post`, which posts and then reads `tid`.
+        self.upid.acknowledge();
+        if self.upid.pending() != 0 {
+            backend::signal::notify(self);
+        }
     }
 
     /// The thread is about to end or to serve something else: later posts stay in memory and notify nobody.
@@ -146,7 +151,7 @@ impl Receiver {
 
     /// The kernel's id of the attached thread; 0 if there is none.
     pub fn tid(&self) -> i32 {
-        self.tid.load(Relaxed)
+        self.tid.load(SeqCst)
     }
 
     /// The signal that notifies the attached thread.

@@ -4,10 +4,11 @@
 //! is sent a signal with an (almost) empty handler by another thread, as often.
 //!
 //! Per preemption or signal: `worker` µs of CPU of the computing thread (its CPU clock), `wall` µs of lost throughput,
-//! `rest` µs of CPU of the rest of the process, that is, of the timer thread. `rate` says how many there were a second.
+//! `rest` µs of CPU of the rest of the process, that is, of the timer thread. `rate` says how many there were a second,
+//! `entries` how many handler entries it took for one.
 //!
 //! A measurement alternates short stretches with and without, since the loop's own speed drifts by more than what is
-//! looked for. n is the total in ms.
+//! looked for, and takes the median over pairs of neighbours. n is the total in ms.
 
 use std::{
     mem, ptr,
@@ -26,86 +27,93 @@ use super::{
     compute::{spin, steps_per_ms},
     hosts, unknown,
 };
-use crate::{os, peers::Answer, proto::Sample};
+use crate::{os, peers::Answer, proto::Sample, stats::summarise};
 
-/// Stretches with and without, in turn.
-const STRETCHES: u64 = 8;
+/// How long a stretch is, ms.
+const STRETCH: u64 = 20;
 
 pub fn measure(env: &Env, contender: &str, n: u64) -> Answer {
-    let steps = steps_per_ms() * n / STRETCHES;
-    let (with, without) = match contender {
-        "unyield-1ms" => fibers(env, steps, 1_000),
-        "unyield-100us" => fibers(env, steps, 100),
-        "ticker-1ms" => ticker(env, steps, 1_000),
-        "ticker-100us" => ticker(env, steps, 100),
+    let pairs = (n / STRETCH / 2).max(1);
+    let steps = steps_per_ms() * STRETCH;
+    let pairs = match contender {
+        "unyield-1ms" => fibers(env, pairs, steps, 1_000),
+        "unyield-100us" => fibers(env, pairs, steps, 100),
+        "ticker-1ms" => ticker(env, pairs, steps, 1_000),
+        "ticker-100us" => ticker(env, pairs, steps, 100),
         other => return unknown(other),
     };
-    samples(contender, with, without)
+    samples(contender, &pairs)
 }
 
-/// Sums over stretches.
+/// What a stretch took, in ns, and how often something happened in it.
 #[derive(Clone, Copy, Default)]
 struct Spent {
     wall: f64,
     worker: f64,
     rest: f64,
     events: u64,
+    entries: u64,
 }
 
-impl Spent {
-    fn add(&mut self, more: Spent) {
-        self.wall += more.wall;
-        self.worker += more.worker;
-        self.rest += more.rest;
-        self.events += more.events;
-    }
+/// A stretch without interrupts and the one with them that followed.
+struct Pair {
+    without: Spent,
+    with: Spent,
 }
 
-/// Reads the clocks around `f`, which runs on the worker; `events` counts what the row is about.
-fn spent(f: impl FnOnce(), events: impl Fn() -> u64) -> Spent {
-    let (before, process, own, wall) = (events(), os::process_cpu(), os::thread_cpu(), Instant::now());
+/// Reads the clocks around `f`, which runs on the worker; `counts` are events and handler entries so far.
+fn spent(f: impl FnOnce(), counts: impl Fn() -> (u64, u64)) -> Spent {
+    let (before, process, own, wall) = (counts(), os::process_cpu(), os::thread_cpu(), Instant::now());
     f();
     let wall = wall.elapsed().as_nanos() as f64;
     let worker = (os::thread_cpu() - own) as f64;
     let rest = (os::process_cpu() - process) as f64 - worker;
-    Spent { wall, worker, rest, events: events() - before }
+    let after = counts();
+    Spent { wall, worker, rest, events: after.0 - before.0, entries: after.1 - before.1 }
 }
 
-fn samples(contender: &str, with: Spent, without: Spent) -> Answer {
-    if with.events == 0 {
+fn samples(contender: &str, pairs: &[Pair]) -> Answer {
+    let sum = |f: fn(&Pair) -> f64| pairs.iter().map(f).sum::<f64>();
+    let (events, entries) = (sum(|p| p.with.events as f64), sum(|p| p.with.entries as f64));
+    if events == 0.0 {
         return Err("nothing was preempted".into());
     }
-    if without.events != 0 {
-        return Err(format!("{} preemptions where there should be none", without.events));
+    if sum(|p| p.without.events as f64) != 0.0 {
+        return Err("preemptions where there should be none".into());
     }
-    let per = |a: f64, b: f64| (a - b) / with.events as f64 / 1e3;
+    let happened = || pairs.iter().filter(|p| p.with.events > 0);
+    let per = |metric: &str, ns: fn(&Spent) -> f64| {
+        let one = |p: &Pair| (ns(&p.with) - ns(&p.without)) / p.with.events as f64 / 1e3;
+        let median = summarise(happened().map(one)).map_or(f64::NAN, |s| s.median);
+        Sample::new(contender, metric, median, "µs")
+    };
     Ok(vec![
-        Sample::new(contender, "worker", per(with.worker, without.worker), "µs"),
-        Sample::new(contender, "wall", per(with.wall, without.wall), "µs"),
-        Sample::new(contender, "rest", per(with.rest, without.rest), "µs"),
-        Sample::new(contender, "rate", with.events as f64 / (with.wall / 1e9), "1/s"),
+        per("worker", |s| s.worker),
+        per("wall", |s| s.wall),
+        per("rest", |s| s.rest),
+        Sample::new(contender, "entries", entries / events, "each"),
+        Sample::new(contender, "rate", events / (sum(|p| p.with.wall) / 1e9), "1/s"),
     ])
 }
 
-fn fibers(env: &Env, steps: u64, quantum: u64) -> (Spent, Spent) {
+fn fibers(env: &Env, pairs: u64, steps: u64, quantum: u64) -> Vec<Pair> {
     let on = hosts::unyield(env, hosts::Mode::Quantum(quantum));
     let off = hosts::unyield(env, hosts::Mode::Off);
     let stretch = |rt: &Runtime| {
-        let preemptions = || rt.handle().metrics().worker_preempt_count(0);
+        let counts = || {
+            let m = rt.handle().metrics();
+            (m.worker_preempt_count(0), m.worker_interrupt_count(0))
+        };
         let half = move || spin(steps / 2);
         let both = || {
             let pair = [unyield::spawn(half), unyield::spawn(half)];
             pair.into_iter().for_each(|h| h.join().expect("no panic"));
         };
-        rt.run(|| spent(both, preemptions))
+        rt.run(|| spent(both, counts))
     };
-    let (mut with, mut without) = (Spent::default(), Spent::default());
     stretch(on);
-    for _ in 0..STRETCHES / 2 {
-        without.add(stretch(off));
-        with.add(stretch(on));
-    }
-    (with, without)
+    stretch(off);
+    (0..pairs).map(|_| Pair { without: stretch(off), with: stretch(on) }).collect()
 }
 
 static HANDLED: AtomicU64 = AtomicU64::new(0);
@@ -124,23 +132,22 @@ fn install() {
     assert_eq!(r, 0, "sigaction");
 }
 
-fn ticker(env: &Env, steps: u64, period: u64) -> (Spent, Spent) {
+fn ticker(env: &Env, pairs: u64, steps: u64, period: u64) -> Vec<Pair> {
     install();
     let (cpu, all) = (env.cpus[0], os::allowed_cpus());
     let computing = thread::spawn(move || {
         os::pin_self(&[cpu]).expect("an allowed CPU");
         // SAFETY: no arguments.
         let me = unsafe { libc::gettid() };
-        let handled = || HANDLED.load(Relaxed);
-        let compute = || spin(steps);
-        let (mut with, mut without) = (Spent::default(), Spent::default());
-        for _ in 0..STRETCHES / 2 {
-            without.add(spent(compute, handled));
+        let handled = || (HANDLED.load(Relaxed), HANDLED.load(Relaxed));
+        let pair = |_| {
+            let without = spent(|| spin(steps), handled);
             let ticking = Ticking::start(me, Duration::from_micros(period), all.clone());
-            with.add(spent(compute, handled));
+            let with = spent(|| spin(steps), handled);
             ticking.stop();
-        }
-        (with, without)
+            Pair { without, with }
+        };
+        (0..pairs).map(pair).collect()
     });
     computing.join().expect("no panic")
 }

@@ -47,7 +47,8 @@ unsafe extern "C" fn handler(signo: i32, info: *mut libc::siginfo_t, context: *m
         }
         // std's handler aborts on a plain thread's stack overflow. The alternate stack that it runs on there has no room for one more signal frame.
         let taken = if signo != libc::SIGABRT && task::current().is_none() { hand_back_abort() } else { None };
-        let previous = (*(&raw const PREVIOUS))[signo as usize & 31];
+        let table = &raw const PREVIOUS;
+        let previous = (*table)[signo as usize & 31];
         match previous {
             Some(previous) if previous.sa_sigaction > 1 && previous.sa_flags & libc::SA_SIGINFO != 0 => {
                 let handler: unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) =
@@ -78,7 +79,8 @@ unsafe fn hand_back_abort() -> Option<libc::sigaction> {
     unsafe {
         let mut current: libc::sigaction = std::mem::zeroed();
         let ours = libc::sigaction(libc::SIGABRT, std::ptr::null(), &mut current) == 0 && current.sa_sigaction == handler as *const () as usize;
-        let previous = (*(&raw const PREVIOUS))[libc::SIGABRT as usize]?;
+        let table = &raw const PREVIOUS;
+        let previous = (*table)[libc::SIGABRT as usize]?;
         (ours && libc::sigaction(libc::SIGABRT, &previous, null_mut()) == 0).then_some(current)
     }
 }

@@ -39,11 +39,11 @@ impl Worker {
         unsafe {
             if picks >= GLOBAL_EVERY || self.queue.is_ageing() {
                 self.picks.set(0);
-                if let Some(runnable) = self.from_injector() {
+                if let Some(runnable) = self.take_injected() {
                     return Some(runnable);
                 }
             }
-            self.queue.pop_urgent().or_else(|| self.from_injector()).or_else(|| self.queue.pop_aged())
+            self.queue.pop_urgent().or_else(|| self.take_injected()).or_else(|| self.queue.pop_aged())
         }
     }
 
@@ -52,7 +52,7 @@ impl Worker {
     /// # Safety
     /// As for [`Worker::next_runnable`].
     #[inline]
-    pub(super) unsafe fn from_injector(&self) -> Option<NonNull<Runnable>> {
+    pub(super) unsafe fn take_injected(&self) -> Option<NonNull<Runnable>> {
         let injector = &self.runtime().injector;
         if injector.is_empty() {
             return None;
@@ -94,7 +94,7 @@ impl Worker {
         // SAFETY: owner, masked; what was taken out of the queue is ours.
         unsafe {
             // The injector as well: a fiber there may be what gives an identity back.
-            while let Some(runnable) = self.queue.pop_started().or_else(|| self.from_injector()) {
+            while let Some(runnable) = self.queue.pop_started().or_else(|| self.take_injected()) {
                 match runnable.as_ref().kind {
                     Kind::Identity => return Some(self.started(runnable)),
                     // from the injector: it gets the next identity that is made
