@@ -27,9 +27,9 @@ impl Worker {
             Ok(alternate) => alternate,
             Err(error) => return ready(Err(error)),
         };
+        ready(Ok(())); // it may lock and free, so before the gate closes
         // SAFETY: this thread becomes the worker.
         unsafe { self.attach() };
-        ready(Ok(()));
         // SAFETY: masked and attached.
         unsafe {
             match self.role {
