@@ -12,6 +12,7 @@
 
 #[macro_use]
 mod kinds;
+mod allocator;
 mod args;
 mod fibers;
 mod machine;
@@ -104,6 +105,8 @@ fn soak(options: &Options, workers: usize, report: &print::Report) -> bool {
     report.settle();
     kinds::check_hub();
     watch::progress(u64::MAX);
+    let masked = allocator::masked_calls();
+    check!(masked == 0, "{masked} calls of the allocator in critical sections");
     let wrong = kinds::wrong_count() - wrong_before;
     let by_kind: Vec<String> =
         KINDS.iter().zip(&COUNTS).filter(|(_, n)| n.load(Relaxed) > 0).map(|(kind, n)| format!("{} {}", kind.name, n.load(Relaxed))).collect();
