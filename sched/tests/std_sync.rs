@@ -269,7 +269,7 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|first| !first.starts_with('-') && !"std_sync".contains(first)) || arguments.iter().any(|a| a == "--list") {
         return ExitCode::SUCCESS;
     }
-    watch::start(false);
+    watch::start(60, false);
     let runtime = Runtime::builder().workers(1).quantum(Duration::from_micros(100)).build().expect("the runtime starts");
     let start = Instant::now();
     let scenarios: Vec<_> = [mutex, condvar, barrier, channels, rwlock].into_iter().map(|scenario| runtime.spawn(scenario)).collect();

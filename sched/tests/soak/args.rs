@@ -4,12 +4,13 @@ use crate::kinds::{KINDS, Kind};
 use std::time::Duration;
 
 pub const USAGE: &str = "usage: soak [--seconds N] [--workers N[,N…]] [--quantum-us N] [--seed N] [--kinds name[,name…]] [--without name[,name…]]
-            [--fibers N] [--verbose] [--hold]
+            [--fibers N] [--patience N] [--verbose] [--hold]
   --seconds     of each run (default 10, the short form)
   --workers     one run for each number (default 2,4)
   --quantum-us  20 to 1000000 (default 100)
   --fibers      tasks at a time (default 200)
   --kinds       only these; --without: all but these
+  --patience    seconds without the end of a task that are a stall (default 60)
   --hold        on a stall wait for a debugger instead of aborting";
 
 pub struct Options {
@@ -19,6 +20,7 @@ pub struct Options {
     pub seed: u64,
     pub kinds: Vec<&'static Kind>,
     pub fibers: u64,
+    pub patience: u64,
     pub verbose: bool,
     pub hold: bool,
 }
@@ -32,6 +34,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
         seed: u64::from(std::process::id()) ^ std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_micros() as u64),
         kinds: KINDS.iter().collect(),
         fibers: 200,
+        patience: 60,
         verbose: false,
         hold: false,
     };
@@ -52,6 +55,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
                 let not = named(&value()?)?;
                 options.kinds.retain(|kind| !not.iter().any(|other| other.name == kind.name));
             }
+            "--patience" => options.patience = number(&argument, &value()?, 1, 1_000_000)?,
             "--verbose" => options.verbose = true,
             "--hold" => options.hold = true,
             "--help" | "-h" => {

@@ -8,7 +8,7 @@
 //!
 //! Each task runs three kinds of work, chosen by the seed and the task's number alone: the same seed gives the same tasks in the same order (when
 //! they are interrupted is the machine's business). Ends with 1 if a result was wrong, a task panicked or did not end, or memory kept growing;
-//! aborts after printing what every thread does if no task ends for a minute.
+//! aborts after printing what every thread does if no task ends for a minute (`--patience`).
 
 #[macro_use]
 mod kinds;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         }
     }));
     let report = print::capture();
-    watch::start(options.hold);
+    watch::start(options.patience, options.hold);
     let mut good = true;
     for &workers in &options.workers {
         good &= soak(&options, workers, &report);

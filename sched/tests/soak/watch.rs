@@ -4,7 +4,6 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-const PATIENCE: u64 = 60;
 static PROGRESS: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// Tells the watchdog how far we are; `u64::MAX` = nothing is to be watched.
@@ -12,8 +11,8 @@ pub fn progress(n: u64) {
     PROGRESS.store(n, Relaxed);
 }
 
-/// Starts the watchdog.
-pub fn start(hold: bool) {
+/// Starts the watchdog; so many seconds without progress are a stall.
+pub fn start(patience: u64, hold: bool) {
     std::thread::Builder::new()
         .name("watchdog".into())
         .spawn(move || {
@@ -23,8 +22,8 @@ pub fn start(hold: bool) {
                 let now = PROGRESS.load(Relaxed);
                 still = if now == last && now != u64::MAX { still + 1 } else { 0 };
                 last = now;
-                if still == PATIENCE {
-                    say(b"\nsoak: STALL, no task has ended for a minute; all threads:\n");
+                if still == patience {
+                    say(b"\nsoak: STALL, no task has ended for long; all threads:\n");
                     threads();
                     while hold {
                         say(b"soak: waiting for a debugger\n");
