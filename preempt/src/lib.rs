@@ -10,6 +10,7 @@ pub mod backend;
 pub mod foreign;
 pub mod frame;
 pub mod gate;
+pub mod latency;
 pub mod probe;
 pub mod receiver;
 pub mod tick;

@@ -9,6 +9,7 @@
 //! | `counters` | the receiver's thread only, by plain increments | anybody, racily |
 
 use crate::backend;
+use crate::latency::Latency;
 use crate::upid::Upid;
 use crate::vector::Handler;
 use core::fmt;
@@ -54,6 +55,8 @@ pub struct Receiver {
     pub(crate) filter: Option<Filter>,
     /// What happened to this receiver's interrupts.
     pub counters: Counters,
+    /// How long this receiver's notifications were on their way.
+    pub latency: Latency,
 }
 
 // SAFETY: the table in the module's header; `alternate` is written before the receiver is known to anybody else.
@@ -98,6 +101,7 @@ impl Receiver {
                 foreign_mask: AtomicU64::new(0),
                 stale: AtomicU64::new(0),
             },
+            latency: Latency::new(),
         }
     }
 

@@ -40,7 +40,10 @@ fn an_endless_loop_does_not_stop_others() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     stop.store(true, Relaxed);
     endless.join().unwrap();
-    assert!(rt.handle().metrics().worker_preempt_count(0) >= 1);
+    let metrics = rt.handle().metrics();
+    assert!(metrics.worker_preempt_count(0) >= 1);
+    let latency = metrics.interrupt_latency();
+    assert!(latency.iter().map(|(_, count)| count).sum::<u64>() >= 1 && latency.is_sorted(), "{latency:?}");
 }
 
 #[test]

@@ -86,6 +86,7 @@ pub(crate) fn unblock(signal: i32) {
 pub(crate) fn notify(receiver: &Receiver) {
     let (tid, signal) = (receiver.tid(), receiver.signal());
     if tid != 0 {
+        receiver.latency.sent();
         // SAFETY: signals a thread of this process; a thread that has ended gives ESRCH. The raw getpid survives forks and ghost identities.
         unsafe {
             let errno = libc::__errno_location();
@@ -118,6 +119,7 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
         // SAFETY: a gate names a live receiver, and we run on its thread: a switch to another worker cannot happen under a signal handler.
         let receiver = unsafe { &*receiver };
         bump(&receiver.counters.interrupts);
+        receiver.latency.arrived();
         ours = receiver.upid.acknowledge(); // before PIR is read: a later sender signals again
         // SAFETY: `context` is this handler's.
         unsafe { deliver(receiver, context.cast()) }

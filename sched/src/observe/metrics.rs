@@ -84,6 +84,21 @@ impl RuntimeMetrics {
         worker_switch_count = |worker| worker.counters.switches;
     }
 
+    /// From the timer's system call to the handler's entry, all workers together: (upper bound in ns, how many took less than that and not less than the
+    /// bound before). The last bound is `u64::MAX`.
+    pub fn interrupt_latency(&self) -> Vec<(u64, u64)> {
+        let mut total: Vec<(u64, u64)> = Vec::new();
+        for worker in &self.handle.shared().workers {
+            for (i, (bound, count)) in worker.receiver.latency.counts().enumerate() {
+                match total.get_mut(i) {
+                    Some(sum) => sum.1 += count,
+                    None => total.push((bound, count)),
+                }
+            }
+        }
+        total
+    }
+
     /// How long worker `w` has not been asleep since it started.
     ///
     /// # Panics
