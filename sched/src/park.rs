@@ -97,7 +97,23 @@ impl Waiter {
 
     /// As [`Waiter::block`]; the deadline in nanoseconds of CLOCK_MONOTONIC.
     pub(crate) fn block_until(&self, deadline: Option<u64>, cancellable: bool) -> Outcome {
-        assert!(!in_critical_section(), "blocking inside a critical section");
+        assert_may_wait("blocking");
+        self.wait(deadline, cancellable)
+    }
+
+    /// Blocks until claimed and unparked, for a wait that lends the caller's stack (rule 9): it cannot end early, not even by a panic, so
+    /// inside a critical section the process ends.
+    pub(crate) fn block_lent(&self) {
+        if in_critical_section() {
+            crate::observe::report::say(
+                "waiting for a fiber that borrows from this stack, inside a critical section (a forgotten CriticalSection guard)",
+            );
+            std::process::abort();
+        }
+        self.wait(None, false);
+    }
+
+    fn wait(&self, deadline: Option<u64>, cancellable: bool) -> Outcome {
         if self.task.is_null() || !crate::runtime::fork::alive() {
             return self.block_thread(deadline);
         }
@@ -155,7 +171,8 @@ impl Waiter {
     fn finish(&self, phase: u32) -> bool {
         let task = self.task; // before the exchange: afterwards `self` may be gone
         let address = self.state.as_ptr();
-        let mut state = self.state.load(Acquire);
+        // SeqCst for the Dekker pair of `block_until` and `Task::cancel`. A state without CANCELLABLE settles it.
+        let mut state = self.state.load(SeqCst);
         loop {
             if state & PHASE != WAITING || phase == CANCELLED && state & CANCELLABLE == 0 {
                 return false;
@@ -295,6 +312,14 @@ pub(crate) fn nanoseconds(at: Instant) -> u64 {
 #[inline]
 pub(crate) fn in_critical_section() -> bool {
     unyield_preempt::gate::gate().depth() != 0
+}
+
+/// # Panics
+/// Inside a critical section, where `what` is not allowed. Before anything of the wait is seen by others.
+#[inline]
+#[track_caller]
+pub(crate) fn assert_may_wait(what: &str) {
+    assert!(!in_critical_section(), "{what} inside a critical section");
 }
 
 /// Unwinds the running fiber because it was cancelled.

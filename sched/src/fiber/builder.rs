@@ -22,15 +22,16 @@ where
     Shared::with_current(|runtime| spawn_on(runtime, f))
 }
 
-/// As [`spawn`], on `runtime`.
+/// As [`spawn`], on `runtime`, which is alive and whose pointer comes from its `Arc`.
 #[track_caller]
-pub(crate) fn spawn_on<F, T>(runtime: &Shared, f: F) -> JoinHandle<T>
+pub(crate) fn spawn_on<F, T>(runtime: NonNull<Shared>, f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let spec =
-        Spec { name: None, stack_size: runtime.stack_size, spawned_at: Location::caller(), scope: None };
+    // SAFETY: alive, as promised.
+    let stack_size = unsafe { runtime.as_ref() }.stack_size;
+    let spec = Spec { name: None, stack_size, spawned_at: Location::caller(), scope: None };
     // SAFETY: 'static closure and result.
     unsafe { start(runtime, spec, f) }
 }
@@ -39,7 +40,7 @@ where
 ///
 /// # Safety
 /// As for [`Task::create`].
-pub(crate) unsafe fn start<F, T>(runtime: &Shared, spec: Spec, f: F) -> JoinHandle<T>
+pub(crate) unsafe fn start<F, T>(runtime: NonNull<Shared>, spec: Spec, f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + Send,
     T: Send,
@@ -47,9 +48,9 @@ where
     assert!(fork::alive(), "no fiber can be spawned in a forked child");
     // SAFETY: as promised by the caller; the handle takes over the caller's reference.
     unsafe {
-        let task = Task::create(NonNull::from(runtime), spec, f);
+        let task = Task::create(runtime, spec, f);
         let handle = JoinHandle::new(task);
-        if !enqueue::spawned(runtime, task) {
+        if !enqueue::spawned(runtime.as_ref(), task) {
             Task::refuse(task, Box::new("the runtime was shut down"));
             drop(handle);
             panic!("a fiber was spawned on a runtime that was shut down");
@@ -110,7 +111,8 @@ impl Builder {
         Ok(Shared::with_current(|runtime| {
             let spec = Spec {
                 name: self.name.map(String::into_boxed_str),
-                stack_size: self.stack_size.unwrap_or(runtime.stack_size),
+                // SAFETY: the caller's runtime, or the global one: alive.
+                stack_size: self.stack_size.unwrap_or_else(|| unsafe { runtime.as_ref() }.stack_size),
                 spawned_at,
                 scope: None,
             };

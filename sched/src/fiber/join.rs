@@ -4,6 +4,7 @@ use super::{
     Fiber, FiberId, cancel,
     task::{Payload, Task},
 };
+use crate::park::assert_may_wait;
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -51,10 +52,6 @@ impl JoinError {
     /// Which fiber.
     pub fn id(&self) -> FiberId {
         self.id
-    }
-
-    pub(crate) fn into_payload(self) -> Payload {
-        self.payload
     }
 
     fn message(&self) -> Option<&str> {
@@ -114,7 +111,14 @@ impl<T> JoinHandle<T> {
     ///
     /// # Panics
     /// Inside a critical section.
-    pub fn join(mut self) -> Result<T, JoinError> {
+    pub fn join(self) -> Result<T, JoinError> {
+        assert_may_wait("JoinHandle::join");
+        assert!(!self.taken, "JoinHandle joined after it was ready");
+        self.finish()
+    }
+
+    /// As [`JoinHandle::join`], for a caller that must not unwind before the end: never polled, and outside critical sections, or the process aborts.
+    pub(crate) fn finish(mut self) -> Result<T, JoinError> {
         self.fiber.task().wait_done();
         self.taken = true;
         // SAFETY: done, and `self` was the only handle.

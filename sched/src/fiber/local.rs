@@ -1,8 +1,8 @@
 //! Fiber-local values: per task, unlike `thread_local!`, whose values stay with the identity from task to task.
 
-use super::task;
+use super::task::{self, Payload, contain, dispose};
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 
 /// One task's values, in the order of their first use; few, so a list.
@@ -10,16 +10,31 @@ use std::fmt;
 pub(crate) struct Locals(Vec<(usize, Box<dyn Any>)>);
 
 impl Locals {
-    /// Drops all values, and those that their destructors create, unmasked.
+    /// Drops all values, and those that their destructors create, unmasked. A destructor that panics does not keep the others from running; the first
+    /// panic's payload is returned.
     ///
     /// # Safety
     /// The calling fiber owns `this`.
-    pub(crate) unsafe fn clear(this: *mut Locals) {
-        loop {
-            // SAFETY: no reference is held while a destructor runs, which may come back here.
-            let Some((_, value)) = (unsafe { (*this).0.pop() }) else { return };
-            drop(value);
+    #[inline]
+    pub(crate) unsafe fn clear(this: *mut Locals) -> Option<Payload> {
+        let mut first = None;
+        // SAFETY: no reference is held while a destructor runs, which may come back here.
+        while let Some((_, value)) = unsafe { (*this).0.pop() } {
+            match (contain(|| drop(value)), &first) {
+                (None, _) => {}
+                (panic, None) => first = panic,
+                (Some(another), Some(_)) => dispose(another),
+            }
         }
+        first
+    }
+
+    /// # Safety
+    /// The calling fiber owns `this`.
+    #[inline]
+    pub(crate) unsafe fn is_empty(this: *const Locals) -> bool {
+        // SAFETY: a short shared borrow.
+        unsafe { &(*this).0 }.is_empty()
     }
 
     /// The value's address; it stays where it is until the task ends, since it is boxed.
@@ -46,13 +61,9 @@ impl Locals {
 
 /// A value of each task's own, made at its first use there and dropped when the task ends. Declared with [`fiber_local!`](crate::fiber_local).
 pub struct LocalKey<T: 'static> {
+    /// Not zero-sized, so that no two keys have the same address.
     init: fn() -> T,
-    /// Only its address is used.
-    identity: Cell<()>,
 }
-
-// SAFETY: the key holds a function pointer and a place; values never leave their task.
-unsafe impl<T> Sync for LocalKey<T> {}
 
 impl<T: 'static> fmt::Debug for LocalKey<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,7 +78,7 @@ thread_local! {
 impl<T: 'static> LocalKey<T> {
     #[doc(hidden)]
     pub const fn new(init: fn() -> T) -> Self {
-        LocalKey { init, identity: Cell::new(()) }
+        LocalKey { init }
     }
 
     /// Calls `f` with the running task's value, or with the thread's own outside a runtime.
@@ -79,7 +90,7 @@ impl<T: 'static> LocalKey<T> {
     /// unyield::spawn(|| DEPTH.with(|depth| assert_eq!(depth.get(), 0))).join().unwrap();
     /// ```
     pub fn with<R>(&'static self, f: impl FnOnce(&T) -> R) -> R {
-        let key = &raw const self.identity as usize;
+        let key = self as *const LocalKey<T> as usize;
         let locals = match task::current() {
             Some(task) => task.locals.get(),
             None => OF_THREAD.with(|locals| &raw mut **locals.borrow_mut()),

@@ -1,6 +1,6 @@
 //! An OS thread for one fiber: for calls that block, and for state that is bound to OS threads.
 
-use super::task;
+use super::{FiberId, task};
 use crate::identity::Identity;
 use crate::park;
 use crate::runtime::fork;
@@ -87,7 +87,7 @@ fn leave_carrier() {
 /// Inside a critical section; with `Builder::max_carriers(0)`.
 pub fn lock_os_thread() -> OsThreadGuard {
     if !can_move() {
-        return OsThreadGuard { active: false, thread: PhantomData };
+        return OsThreadGuard { owner: None, thread: PhantomData };
     }
     assert!(max_carriers() > 0, "lock_os_thread needs a carrier, and the runtime was built with max_carriers(0)");
     loop {
@@ -101,7 +101,7 @@ pub fn lock_os_thread() -> OsThreadGuard {
             identity.os_locks.set(identity.os_locks.get() + u32::from(bound));
         });
         if bound {
-            return OsThreadGuard { active: true, thread: PhantomData };
+            return OsThreadGuard { owner: task::current().map(|task| task.id), thread: PhantomData };
         }
         move_to_carrier(); // a tick may send us back to a worker before we are bound: then once more
     }
@@ -111,27 +111,46 @@ pub fn lock_os_thread() -> OsThreadGuard {
 #[must_use = "the thread is given back when the guard drops"]
 #[derive(Debug)]
 pub struct OsThreadGuard {
-    active: bool,
+    /// Whose it is; `None`: it does nothing.
+    owner: Option<FiberId>,
     thread: PhantomData<*mut ()>,
 }
 
 impl Drop for OsThreadGuard {
     fn drop(&mut self) {
-        if !self.active || !fork::alive() {
+        // A guard can outlive its task, in a `thread_local!`: then the thread was given back when the task ended, and the identity may be another
+        // task's by now, or a plain thread that retires.
+        let owner = task::current().map(|task| task.id);
+        if self.owner.is_none() || self.owner != owner || !fork::alive() {
             return;
         }
         let mut last = false;
         with_current(|worker, identity| {
             identity.os_locks.set(identity.os_locks.get() - 1);
-            if identity.os_locks.get() == 0 {
-                identity.bound.set(null());
-                worker.owned.store(false, Release);
-                worker.receiver.suspect(); // it may have left its mark on the thread
-                last = true;
+            last = identity.os_locks.get() == 0;
+            if last {
+                give_back(worker, identity);
             }
         });
-        if last {
+        // In a critical section the fiber stays where it is; it leaves the carrier when it waits, yields or is ticked.
+        if last && !park::in_critical_section() {
             leave_carrier();
         }
     }
+}
+
+/// The thread is not the fiber's own any more. Masked, on `worker`, by the running identity.
+fn give_back(worker: &Worker, identity: &Identity) {
+    identity.bound.set(null());
+    worker.owned.store(false, Release);
+    worker.receiver.suspect(); // it may have left its mark on the thread
+}
+
+/// The task of the running identity has ended with guards that were forgotten or are kept somewhere: they hold nothing from now on.
+#[cold]
+pub(crate) fn give_back_forgotten() {
+    with_current(|worker, identity| {
+        identity.os_locks.set(0);
+        give_back(worker, identity);
+    });
 }

@@ -3,7 +3,7 @@
 use super::task::Spec;
 use super::{Fiber, JoinHandle, builder};
 use crate::lock::Lock;
-use crate::park::Waiter;
+use crate::park::{Waiter, assert_may_wait};
 use crate::runtime::Shared;
 use std::fmt;
 use std::marker::PhantomData;
@@ -61,7 +61,7 @@ impl ScopeData {
                 }
                 count.waiter = Some(waiter);
             }
-            waiter.block(None, false);
+            waiter.block_lent();
         });
     }
 }
@@ -98,6 +98,7 @@ pub fn scope<'env, F, T>(f: F) -> T
 where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
 {
+    assert_may_wait("a scope"); // before anything is spawned that borrows
     let scope = Scope { data: Arc::new(ScopeData::default()), scope: PhantomData, env: PhantomData };
     let result = catch_unwind(AssertUnwindSafe(|| f(&scope)));
     scope.data.wait();
@@ -121,9 +122,12 @@ impl<'scope> Scope<'scope, '_> {
     {
         let spawned_at = Location::caller();
         let handle = Shared::with_current(|runtime| {
+            // From here on nothing unwinds without `complete`, which counts down again.
             self.data.count.lock().running += 1;
             let scope = Some(self.data.clone());
-            let spec = Spec { name: None, stack_size: runtime.stack_size, spawned_at, scope };
+            // SAFETY: the caller's runtime, or the global one: alive.
+            let stack_size = unsafe { runtime.as_ref() }.stack_size;
+            let spec = Spec { name: None, stack_size, spawned_at, scope };
             // SAFETY: the scope waits until the task has ended and its result is taken or dropped, or stays with a handle of this scope.
             unsafe { builder::start(runtime, spec, f) }
         });

@@ -15,7 +15,7 @@ use crate::fiber::local::Locals;
 use crate::fiber::scope::ScopeData;
 use crate::identity::Identity;
 use crate::lock::Lock;
-use crate::park::{Outcome, Waiter};
+use crate::park::{Outcome, Waiter, assert_may_wait};
 use crate::runtime::Shared;
 use crate::worker::runnable::{Kind, Runnable};
 use std::any::Any;
@@ -100,7 +100,8 @@ impl Task {
     /// A task with two references: the runtime's, which ends with the fiber, and the caller's.
     ///
     /// # Safety
-    /// `f` and its result may be used until the task is done and its result taken or discarded: the caller outlives that if they borrow.
+    /// `f` and its result may be used until the task is done and its result taken or discarded: the caller outlives that if they borrow. `runtime`
+    /// comes from an `Arc` of a runtime that is alive.
     pub(crate) unsafe fn create<F, T>(runtime: NonNull<Shared>, spec: Spec, f: F) -> NonNull<Task>
     where
         F: FnOnce() -> T + Send,
@@ -146,6 +147,11 @@ impl Task {
         unsafe { self.runtime.as_ref() }
     }
 
+    /// As the runtime's `Arc` gives it: a handle can be made of it.
+    pub(crate) fn runtime_ptr(&self) -> NonNull<Shared> {
+        self.runtime
+    }
+
     pub(crate) fn is_cancelled(&self) -> bool {
         self.flags.load(SeqCst) & CANCELLED != 0
     }
@@ -177,23 +183,53 @@ impl Task {
     unsafe fn complete(this: NonNull<Task>) {
         // SAFETY: our reference is still held.
         let task = unsafe { this.as_ref() };
-        match task.join.swap(DONE, AcqRel) {
+        // Last, and whatever happens: the scope's borrows end with it.
+        let _ended = task.scope.as_deref().map(Ended);
+        match task.join.swap(DONE, SeqCst) {
             RUNNING => {}
-            // SAFETY: nobody else will take the result: the handle is gone.
-            DETACHED => unsafe { Task::discard_result(this) },
+            DETACHED => {
+                // SAFETY: nobody else will take the result: the handle is gone.
+                unsafe { Task::discard_result(this) };
+                task.end_forked_child();
+            }
             waiter => {
                 // SAFETY: a joiner waits without deadline and cannot be cancelled, so it is there until it is unparked.
                 unsafe { Waiter::claim(waiter as *const Waiter) }.expect("nobody else ends a join").unpark();
             }
         }
-        if task.flags.load(Acquire) & HAS_WAKER != 0 {
+        // Dekker with `poll_done`.
+        if task.flags.load(SeqCst) & HAS_WAKER != 0 {
             let waker = task.waker.lock().take();
             if let Some(waker) = waker {
-                waker.wake();
+                if let Some(panic) = contain(|| waker.wake()) {
+                    dispose(panic); // the result is settled: there is nobody to tell
+                }
+                task.end_forked_child();
             }
         }
-        if let Some(scope) = &task.scope {
-            scope.ended();
+    }
+
+    /// User code that runs after the closure may fork as well: the child's fiber must not go back to the scheduler.
+    fn end_forked_child(&self) {
+        let ours = || current().is_some_and(|task| std::ptr::eq(task, self));
+        if !crate::runtime::fork::alive() && ours() {
+            crate::runtime::fork::end_child(false);
+        }
+    }
+
+    /// Drops the fiber-local values that were made after the result was settled: by its destructor, or by a waker. Unmasked, on the fiber, last.
+    ///
+    /// # Safety
+    /// By the identity that the task is bound to.
+    pub(crate) unsafe fn clear_late_locals(&self) {
+        // SAFETY: the list is the running fiber's own.
+        unsafe {
+            if !Locals::is_empty(self.locals.get()) {
+                if let Some(panic) = Locals::clear(self.locals.get()) {
+                    dispose(panic);
+                }
+                self.end_forked_child();
+            }
         }
     }
 
@@ -207,8 +243,15 @@ impl Task {
         match (payload, &task.scope) {
             (None, _) => {}
             (Some(payload), _) if payload.is::<super::cancel::Cancelled>() => {}
-            (Some(_), Some(scope)) => scope.unhandled_panic(),
-            (Some(payload), None) => crate::runtime::detached_panic(task, payload),
+            (Some(payload), Some(scope)) => {
+                scope.unhandled_panic();
+                dispose(payload);
+            }
+            (Some(payload), None) => {
+                if let Some(panic) = contain(|| crate::runtime::detached_panic(task, payload)) {
+                    dispose(panic);
+                }
+            }
         }
     }
 
@@ -225,7 +268,7 @@ impl Task {
         }
     }
 
-    /// Waits for the end: parks a fiber, blocks a plain thread.
+    /// Waits for the end: parks a fiber, blocks a plain thread. Aborts inside a critical section: see [`Waiter::block_lent`].
     pub(crate) fn wait_done(&self) {
         if self.is_done() {
             return;
@@ -233,7 +276,7 @@ impl Task {
         Waiter::with(|waiter| {
             let address = waiter as *const Waiter as usize;
             if self.join.compare_exchange(RUNNING, address, AcqRel, Acquire).is_ok() {
-                waiter.block(None, false);
+                waiter.block_lent();
             }
         });
     }
@@ -251,7 +294,7 @@ impl Task {
             match out {
                 Some(Ok(value)) => Ok(value),
                 Some(Err(payload)) => Err(JoinError::new(id, payload)),
-                None => Err(JoinError::new(id, Box::new("the fiber was never started"))),
+                None => unreachable!("a result is taken once"),
             }
         }
     }
@@ -266,11 +309,13 @@ impl Task {
             if this.as_ref().join.swap(DETACHED, AcqRel) == DONE {
                 // It ended with a handle in place, so like std's its panic is dropped in silence … but a scope must know.
                 this.as_ref().join.store(DONE, Release);
-                let payload = (this.as_ref().vtable.discard)(this);
-                if let (Some(payload), Some(scope)) = (&payload, &this.as_ref().scope)
-                    && !payload.is::<super::cancel::Cancelled>()
-                {
-                    scope.unhandled_panic();
+                if let Some(payload) = (this.as_ref().vtable.discard)(this) {
+                    if let Some(scope) = &this.as_ref().scope
+                        && !payload.is::<super::cancel::Cancelled>()
+                    {
+                        scope.unhandled_panic();
+                    }
+                    dispose(payload);
                 }
             }
         }
@@ -285,12 +330,21 @@ impl Task {
         let old = self.waker.lock().replace(new);
         drop(old);
         self.flags.fetch_or(HAS_WAKER, SeqCst); // Dekker with `complete`: it sets DONE, then looks for a waker
-        fence(SeqCst);
-        self.is_done()
+        let done = self.join.load(SeqCst) == DONE;
+        if done {
+            // `complete` may have looked already; a waker that stayed would be dropped with the task, where no user code may run.
+            let waker = self.waker.lock().take();
+            drop(waker);
+        }
+        done
     }
 
-    /// Blocks the running fiber, whose task this is, until the token is there, and consumes it.
+    /// Blocks the running fiber, whose task this is, until the token is there, and consumes it. Not cancelled while the fiber unwinds.
+    ///
+    /// # Panics
+    /// Inside a critical section.
     pub(crate) fn park(&self, deadline: Option<u64>) -> Outcome {
+        assert_may_wait("parking"); // before `waiting` says that the waiter may be claimed
         Waiter::with(|waiter| {
             {
                 let mut park = self.park.lock();
@@ -299,7 +353,7 @@ impl Task {
                 }
                 park.waiting = true;
             }
-            let outcome = waiter.block_until(deadline, true);
+            let outcome = waiter.block_until(deadline, !std::thread::panicking());
             let mut park = self.park.lock();
             park.waiting = false;
             park.token = false;
@@ -344,6 +398,25 @@ impl Task {
     }
 }
 
+/// Calls user code that must not unwind into the runtime; gives its panic's payload.
+pub(crate) fn contain(f: impl FnOnce()) -> Option<Payload> {
+    catch_unwind(AssertUnwindSafe(f)).err()
+}
+
+/// Drops a payload that nobody will see. If that panics in turn, the second payload is leaked.
+pub(crate) fn dispose(payload: Payload) {
+    contain(|| drop(payload)).map(std::mem::forget);
+}
+
+/// Tells the scope, when it goes, that one of its fibers has ended.
+struct Ended<'a>(&'a ScopeData);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
+}
+
 /// The task of the running fiber; `None` on a plain thread (and in a forked child, whose fiber has become one).
 #[inline]
 pub(crate) fn current() -> Option<&'static Task> {
@@ -362,15 +435,23 @@ unsafe fn run<F: FnOnce() -> T, T>(this: NonNull<Task>) {
         };
         let task = this.as_ref();
         let result = if task.is_cancelled() || task.runtime().cancelling.load(Acquire) {
-            let dropped = catch_unwind(AssertUnwindSafe(|| drop(f)));
-            Err(dropped.err().unwrap_or_else(|| Box::new(super::cancel::Cancelled)))
+            Err(contain(|| drop(f)).unwrap_or_else(|| Box::new(super::cancel::Cancelled)))
         } else {
             catch_unwind(AssertUnwindSafe(f))
         };
         // Per-task values go before the result is seen.
-        let result = match catch_unwind(AssertUnwindSafe(|| Locals::clear(task.locals.get()))) {
-            Ok(()) => result,
-            Err(payload) => result.and(Err(payload)),
+        let result = match (result, Locals::clear(task.locals.get())) {
+            (result, None) => result,
+            (Ok(value), Some(panic)) => {
+                if let Some(another) = contain(|| drop(value)) {
+                    dispose(another);
+                }
+                Err(panic)
+            }
+            (Err(first), Some(another)) => {
+                dispose(another);
+                Err(first)
+            }
         };
         if !crate::runtime::fork::alive() {
             crate::runtime::fork::end_child(result.is_err());
@@ -397,7 +478,7 @@ unsafe fn discard<F, T>(this: NonNull<Task>) -> Option<Payload> {
     let stage = unsafe { std::mem::replace(&mut *cell.as_ref().stage.get(), Stage::Empty) };
     match stage {
         Stage::Done(Err(payload)) => Some(payload),
-        other => catch_unwind(AssertUnwindSafe(|| drop(other))).err(),
+        other => contain(|| drop(other)),
     }
 }
 
@@ -406,7 +487,9 @@ unsafe fn fail<F, T>(this: NonNull<Task>, payload: Payload) {
     let cell = this.cast::<TaskCell<F, T>>();
     // SAFETY: the caller owns the stage.
     let closure = unsafe { std::mem::replace(&mut *cell.as_ref().stage.get(), Stage::Done(Err(payload))) };
-    drop(catch_unwind(AssertUnwindSafe(|| drop(closure))));
+    if let Some(panic) = contain(|| drop(closure)) {
+        dispose(panic);
+    }
 }
 
 unsafe fn free<F, T>(this: NonNull<Task>) {

@@ -54,7 +54,8 @@ pub fn sleep_until(t: Instant) {
 }
 
 fn sleep_until_ns(deadline: u64) {
-    match Waiter::with(|waiter| waiter.block_until(Some(deadline), true)) {
+    // While the fiber unwinds, a cancel must not unwind it once more.
+    match Waiter::with(|waiter| waiter.block_until(Some(deadline), !std::thread::panicking())) {
         Outcome::Cancelled => park::unwind_cancelled(),
         Outcome::TimedOut | Outcome::Notified => {}
     }

@@ -5,6 +5,7 @@ use crate::fiber::{JoinHandle, builder, task};
 use crate::observe::metrics::RuntimeMetrics;
 use crate::preempt::Mechanism;
 use std::fmt;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// A cheap, cloneable reference to a running [`Runtime`]. Keeps memory alive, not workers: spawning on a runtime that was shut down panics.
@@ -28,6 +29,12 @@ impl Handle {
         &self.shared
     }
 
+    /// As the `Arc` gives it: for the whole allocation, so that a task can make a handle of it.
+    pub(crate) fn shared_ptr(&self) -> NonNull<Shared> {
+        // SAFETY: never null.
+        unsafe { NonNull::new_unchecked(Arc::as_ptr(&self.shared).cast_mut()) }
+    }
+
     pub(crate) fn shared_arc(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -43,8 +50,8 @@ impl Handle {
     /// The runtime of the running fiber; `None` on a plain thread.
     pub fn try_current() -> Option<Handle> {
         let task = task::current().filter(|_| fork::alive())?;
-        let shared = task.runtime() as *const Shared;
-        // SAFETY: every `Shared` lives in an `Arc`, whose count is raised for the new handle.
+        let shared = task.runtime_ptr().as_ptr().cast_const();
+        // SAFETY: the pointer comes from `shared_ptr`, that is, from the runtime's `Arc`, whose count is raised for the new handle.
         unsafe {
             Arc::increment_strong_count(shared);
             Some(Handle { shared: Arc::from_raw(shared) })
@@ -61,7 +68,7 @@ impl Handle {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        builder::spawn_on(&self.shared, f)
+        builder::spawn_on(self.shared_ptr(), f)
     }
 
     /// Workers of the runtime.

@@ -15,7 +15,7 @@ pub use builder::{BuildError, Builder};
 pub use handle::Handle;
 
 use crate::fiber::task::{self, Payload, Spec, Task};
-use crate::fiber::{JoinHandle, builder as spawn};
+use crate::fiber::{JoinError, JoinHandle, builder as spawn};
 use crate::identity::pool::Pool;
 use crate::identity::service::Service;
 use crate::preempt::{Mechanism, Preemption};
@@ -144,11 +144,17 @@ impl Shared {
         spawned.saturating_sub(ended)
     }
 
-    /// Calls `f` with the runtime of the running fiber, or the global one.
-    pub(crate) fn with_current<R>(f: impl FnOnce(&Shared) -> R) -> R {
+    /// Calls `f` with the runtime of the running fiber, or the global one; the pointer comes from the runtime's `Arc`.
+    ///
+    /// # Panics
+    /// In a forked child, before `f` is called.
+    pub(crate) fn with_current<R>(f: impl FnOnce(NonNull<Shared>) -> R) -> R {
         match task::current() {
-            Some(task) if fork::alive() => f(task.runtime()),
-            _ => f(handle::global().shared()),
+            Some(task) if fork::alive() => f(task.runtime_ptr()),
+            _ => {
+                assert!(fork::alive(), "no fiber can be spawned in a forked child");
+                f(handle::global().shared_ptr())
+            }
         }
     }
 }
@@ -270,18 +276,21 @@ impl Handle {
     /// See [`Runtime::run`].
     #[track_caller]
     pub(crate) fn run<F: FnOnce() -> R + Send, R: Send>(&self, f: F) -> R {
+        crate::park::assert_may_wait("Runtime::run"); // before anything is spawned that borrows
         let spec = Spec {
             name: None,
             stack_size: self.shared().stack_size,
             spawned_at: Location::caller(),
             scope: None,
         };
-        // SAFETY: we wait for the end below, whatever happens: `join` is not cancelled, and nothing in between unwinds. The handle takes the result
-        // before this frame ends.
-        let handle = unsafe { spawn::start(self.shared(), spec, f) };
-        match handle.join() {
+        // SAFETY: we wait for the end below, whatever happens: `finish` is not cancelled and does not panic, and nothing in between unwinds. The handle
+        // takes the result before this frame ends.
+        let handle = unsafe { spawn::start(self.shared_ptr(), spec, f) };
+        match handle.finish().map_err(JoinError::try_into_panic) {
             Ok(value) => value,
-            Err(error) => resume_unwind(error.into_payload()),
+            Err(Ok(payload)) => resume_unwind(payload),
+            // Not with the payload of its unwinding: the caller was not cancelled.
+            Err(Err(_)) => panic!("the fiber of Runtime::run was cancelled"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! waited by `unmask` after the switch, a new one by `unmask` in [`identity_main`].
 
 use super::{After, Role, Worker};
+use crate::fiber::os_thread;
 use crate::fiber::task::Task;
 use crate::identity::Identity;
 use crate::runtime::fork;
@@ -140,8 +141,13 @@ pub(crate) unsafe fn identity_main(identity: &Identity) {
     }
 }
 
-/// The task has ended and the fiber is nobody's: drop the runtime's reference. Unmasked: it may free.
+/// The task has ended: take back what it leaves to the fiber, then drop the runtime's reference. Unmasked: it runs destructors and may free.
 unsafe fn finish_task(identity: &Identity, task: NonNull<Task>) {
+    // SAFETY: the runtime's reference keeps it, and we are its identity.
+    unsafe { task.as_ref().clear_late_locals() };
+    if identity.os_locks.get() != 0 {
+        os_thread::give_back_forgotten();
+    }
     identity.task.store(null_mut(), SeqCst);
     compiler_fence(SeqCst); // light half of the registry's asymmetric fence
     identity.wait_for_walk();
