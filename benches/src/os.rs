@@ -22,6 +22,12 @@ pub fn thread_cpu() -> u64 {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// The kernel's id of the calling thread. In a fiber: of the thread it happens to run on, whatever libc believes.
+pub fn thread_id() -> libc::pid_t {
+    // SAFETY: no arguments.
+    unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
+}
+
 /// Wall clock and process CPU clock, read together.
 #[derive(Clone, Copy, Debug)]
 pub struct Clocks {

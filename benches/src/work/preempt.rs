@@ -53,6 +53,8 @@ struct Spent {
     rest: f64,
     events: u64,
     entries: u64,
+    /// It ended on the kernel thread where it began, so that the CPU clocks are one.
+    stayed: bool,
 }
 
 /// A stretch without interrupts and the one with them that followed.
@@ -63,13 +65,15 @@ struct Pair {
 
 /// Reads the clocks around `f`, which runs on the worker; `counts` are events and handler entries so far.
 fn spent(f: impl FnOnce(), counts: impl Fn() -> (u64, u64)) -> Spent {
+    let thread = os::thread_id();
     let (before, process, own, wall) = (counts(), os::process_cpu(), os::thread_cpu(), Instant::now());
     f();
     let wall = wall.elapsed().as_nanos() as f64;
-    let worker = (os::thread_cpu() - own) as f64;
+    let worker = os::thread_cpu() as f64 - own as f64;
     let rest = (os::process_cpu() - process) as f64 - worker;
     let after = counts();
-    Spent { wall, worker, rest, events: after.0 - before.0, entries: after.1 - before.1 }
+    let stayed = thread == os::thread_id();
+    Spent { wall, worker, rest, events: after.0 - before.0, entries: after.1 - before.1, stayed }
 }
 
 fn samples(contender: &str, pairs: &[Pair]) -> Answer {
@@ -81,7 +85,10 @@ fn samples(contender: &str, pairs: &[Pair]) -> Answer {
     if sum(|p| p.without.events as f64) != 0.0 {
         return Err("preemptions where there should be none".into());
     }
-    let happened = || pairs.iter().filter(|p| p.with.events > 0);
+    let happened = || pairs.iter().filter(|p| p.with.events > 0 && p.with.stayed && p.without.stayed);
+    if happened().count() < pairs.len() / 2 {
+        return Err("the fibers left their worker: the kernel did not run it".into());
+    }
     let per = |metric: &str, ns: fn(&Spent) -> f64| {
         let one = |p: &Pair| (ns(&p.with) - ns(&p.without)) / p.with.events as f64 / 1e3;
         let median = summarise(happened().map(one)).map_or(f64::NAN, |s| s.median);
@@ -137,8 +144,7 @@ fn ticker(env: &Env, pairs: u64, steps: u64, period: u64) -> Vec<Pair> {
     let (cpu, all) = (env.cpus[0], os::allowed_cpus());
     let computing = thread::spawn(move || {
         os::pin_self(&[cpu]).expect("an allowed CPU");
-        // SAFETY: no arguments.
-        let me = unsafe { libc::gettid() };
+        let me = os::thread_id();
         let handled = || (HANDLED.load(Relaxed), HANDLED.load(Relaxed));
         let pair = |_| {
             let without = spent(|| spin(steps), handled);
