@@ -144,7 +144,8 @@ fn forgets_a_section_in_a_scope() {
 
 #[test]
 fn a_section_forgotten_in_a_scope_aborts() {
-    let output = crash("a_section_forgotten_in_a_scope_aborts", || runtime(1).run(forgets_a_section_in_a_scope));
+    let output =
+        crash("a_section_forgotten_in_a_scope_aborts", || runtime(1).run(forgets_a_section_in_a_scope));
     aborted(&output, "borrows from this stack, inside a critical section");
 }
 
@@ -239,25 +240,28 @@ fn a_thread_guard_that_outlives_its_task() {
         let runtime = runtime(1);
         runtime.run(|| KEPT.set(Some(fiber::lock_os_thread())));
         let found = Arc::new(AtomicUsize::new(0));
-        let (all_here, lock) = (Arc::new(unyield::sync::Barrier::new(64)), Arc::new(unyield::sync::Mutex::new(())));
-        let fibers: Vec<_> = (0..64).map(|_| {
-            let (found, all_here, lock) = (found.clone(), all_here.clone(), lock.clone());
-            runtime.spawn(move || {
-                all_here.wait(); // so every identity has one of us
-                let _one = lock.lock();
-                if KEPT.with_borrow(Option::is_some) {
-                    let ours = fiber::lock_os_thread();
-                    let thread = gettid();
-                    drop(KEPT.take());
-                    for _ in 0..10 {
-                        unyield::sleep(MS);
-                        assert_eq!(gettid(), thread, "the thread is still ours");
+        let (all_here, lock) =
+            (Arc::new(unyield::sync::Barrier::new(64)), Arc::new(unyield::sync::Mutex::new(())));
+        let fibers: Vec<_> = (0..64)
+            .map(|_| {
+                let (found, all_here, lock) = (found.clone(), all_here.clone(), lock.clone());
+                runtime.spawn(move || {
+                    all_here.wait(); // so every identity has one of us
+                    let _one = lock.lock();
+                    if KEPT.with_borrow(Option::is_some) {
+                        let ours = fiber::lock_os_thread();
+                        let thread = gettid();
+                        drop(KEPT.take());
+                        for _ in 0..10 {
+                            unyield::sleep(MS);
+                            assert_eq!(gettid(), thread, "the thread is still ours");
+                        }
+                        drop(ours);
+                        found.fetch_add(1, SeqCst);
                     }
-                    drop(ours);
-                    found.fetch_add(1, SeqCst);
-                }
+                })
             })
-        }).collect();
+            .collect();
         fibers.into_iter().for_each(|fiber| fiber.join().unwrap());
         assert_eq!(found.load(SeqCst), 1);
     });
@@ -273,14 +277,24 @@ fn forgotten_thread_guards() {
                     std::mem::forget(fiber::lock_os_thread());
                 }
             });
-            assert!(within(Duration::from_secs(10), || fiber.is_finished()), "no carrier is left in round {round}");
+            assert!(
+                within(Duration::from_secs(10), || fiber.is_finished()),
+                "no carrier is left in round {round}"
+            );
             fiber.join().unwrap();
         }
-        let workers: Vec<_> = (0..20).map(|_| runtime.run(|| {
-            unyield::yield_now();
-            gettid()
-        })).collect();
-        assert!(workers.iter().all(|thread| *thread == workers[0]), "a later task is pinned to a carrier: {workers:?}");
+        let workers: Vec<_> = (0..20)
+            .map(|_| {
+                runtime.run(|| {
+                    unyield::yield_now();
+                    gettid()
+                })
+            })
+            .collect();
+        assert!(
+            workers.iter().all(|thread| *thread == workers[0]),
+            "a later task is pinned to a carrier: {workers:?}"
+        );
         runtime.run(|| {
             let thread = fiber::lock_os_thread();
             assert_ne!(gettid(), workers[0]);
@@ -295,27 +309,35 @@ fn a_thread_guard_dropped_in_a_section() {
     alone("a_thread_guard_dropped_in_a_section", || {
         for workers in [1, 2] {
             let runtime = runtime(workers);
-            let fibers: Vec<_> = (0..4).map(|_| runtime.spawn(|| for _ in 0..20 {
-                let thread = fiber::lock_os_thread();
-                critical(|| {
-                    let before = gettid();
-                    drop(thread);
-                    assert_eq!(gettid(), before, "a section ends where it began");
-                });
-                assert!(!CriticalSection::is_active());
-                unyield::yield_now();
-                unyield::sleep(MS / 10);
-            })).collect();
+            let fibers: Vec<_> = (0..4)
+                .map(|_| {
+                    runtime.spawn(|| {
+                        for _ in 0..20 {
+                            let thread = fiber::lock_os_thread();
+                            critical(|| {
+                                let before = gettid();
+                                drop(thread);
+                                assert_eq!(gettid(), before, "a section ends where it began");
+                            });
+                            assert!(!CriticalSection::is_active());
+                            unyield::yield_now();
+                            unyield::sleep(MS / 10);
+                        }
+                    })
+                })
+                .collect();
             fibers.into_iter().for_each(|fiber| fiber.join().unwrap());
             // Neither carrier is lost.
             let both = Arc::new(unyield::sync::Barrier::new(2));
-            let fibers: Vec<_> = (0..2).map(|_| {
-                let both = both.clone();
-                runtime.spawn(move || {
-                    let _thread = fiber::lock_os_thread();
-                    both.wait();
+            let fibers: Vec<_> = (0..2)
+                .map(|_| {
+                    let both = both.clone();
+                    runtime.spawn(move || {
+                        let _thread = fiber::lock_os_thread();
+                        both.wait();
+                    })
                 })
-            }).collect();
+                .collect();
             assert!(within(Duration::from_secs(10), || fibers.iter().all(|fiber| fiber.is_finished())));
         }
     });
@@ -475,10 +497,14 @@ fn payloads_results_and_closures_whose_destructors_panic() {
         let (runtime, bombs) = (runtime(1), Arc::new(AtomicUsize::new(0)));
         let handler_saw = Arc::new(AtomicUsize::new(0));
         let seen = handler_saw.clone();
-        let handled = Runtime::builder().workers(1).panic_handler(move |payload| {
-            seen.fetch_add(1, SeqCst);
-            panic_any(payload);
-        }).build().unwrap();
+        let handled = Runtime::builder()
+            .workers(1)
+            .panic_handler(move |payload| {
+                seen.fetch_add(1, SeqCst);
+                panic_any(payload);
+            })
+            .build()
+            .unwrap();
         let bomb = || Bomb(bombs.clone());
         let count = |n| within(Duration::from_secs(5), || bombs.load(SeqCst) == n);
 
@@ -527,13 +553,20 @@ fn payloads_results_and_closures_whose_destructors_panic() {
         assert_eq!(bombs.load(SeqCst), 8);
         // in scopes, which end all the same
         let payload = bomb();
-        let message = panics(|| runtime.run(|| unyield::scope(|s| drop(s.spawn(move || panic_any(payload))))));
+        let message =
+            panics(|| runtime.run(|| unyield::scope(|s| drop(s.spawn(move || panic_any(payload))))));
         assert_eq!(message, "a scoped fiber panicked");
         let result = bomb();
-        let message = panics(|| runtime.run(|| unyield::scope(|s| drop(s.spawn(move || {
-            unyield::sleep(5 * MS);
-            result
-        })))));
+        let message = panics(|| {
+            runtime.run(|| {
+                unyield::scope(|s| {
+                    drop(s.spawn(move || {
+                        unyield::sleep(5 * MS);
+                        result
+                    }))
+                })
+            })
+        });
         assert_eq!(message, "a scoped fiber panicked");
         assert_eq!(bombs.load(SeqCst), 10);
         // a closure that never runs
@@ -572,18 +605,22 @@ fn a_result_is_taken_once() {
 #[test]
 fn run_of_a_fiber_that_is_cancelled_panics() {
     let (runtime, other) = (runtime(1), runtime(1));
-    let cancelled = || runtime.run(|| {
-        fiber::current().unwrap().cancel();
-        unyield::yield_now();
-    });
+    let cancelled = || {
+        runtime.run(|| {
+            fiber::current().unwrap().cancel();
+            unyield::yield_now();
+        })
+    };
     let message = panics(cancelled);
     assert!(message.contains("cancelled"), "{message}");
     let outer = other.spawn({
         let runtime = Arc::new(Runtime::builder().workers(1).build().unwrap());
-        move || runtime.run(|| {
-            fiber::current().unwrap().cancel();
-            unyield::yield_now();
-        })
+        move || {
+            runtime.run(|| {
+                fiber::current().unwrap().cancel();
+                unyield::yield_now();
+            })
+        }
     });
     assert!(outer.join().unwrap_err().is_panic(), "the caller was not cancelled itself");
 }

@@ -35,14 +35,16 @@ impl Wake for Signal {
     }
 }
 
-/// Drives `f` to its end on the calling fiber, which parks while the future waits; on a plain thread the thread blocks. A cancelled fiber unwinds, dropping the future.
+/// Drives `f` to its end on the calling fiber, which parks while the future waits; on a plain thread the thread blocks. A cancelled fiber unwinds where the
+/// future waits, dropping it. Wakers may be called from any fiber or thread, also inside a critical section, and after the end. Uses the fiber's
+/// [`park`] token: an [`unpark`](Fiber::unpark) by others during the call may be consumed, and one may be left.
 ///
 /// ```
 /// assert_eq!(unyield::fiber::block_on(async { 42 }), 42);
 /// ```
 ///
 /// # Panics
-/// Inside a critical section, if the future waits.
+/// With the panic of `f`; on a fiber inside a critical section, if the future waits.
 pub fn block_on<F: Future>(f: F) -> F::Output {
     let mut future = pin!(f);
     let sleeper = current().map_or_else(|| Sleeper::Thread(std::thread::current()), Sleeper::Fiber);

@@ -9,10 +9,13 @@ use std::io;
 use std::panic::Location;
 use std::ptr::NonNull;
 
-/// Spawns a fiber on the runtime of the caller (the global one on a plain thread).
+/// Spawns a fiber on the runtime of the caller (the global one on a plain thread). Any fiber or thread, also inside a critical section.
+///
+/// Its panic goes to who joins it. If the handle was dropped before the fiber ended, it goes to `Builder::panic_handler`; if the handle was dropped
+/// afterwards, without a join, to nobody.
 ///
 /// # Panics
-/// In a forked child, where no runtime lives; if the global runtime cannot be built.
+/// In a forked child, where no runtime lives; if the runtime was shut down; if the global runtime cannot be built.
 #[track_caller]
 pub fn spawn<F, T>(f: F) -> JoinHandle<T>
 where
@@ -59,7 +62,7 @@ where
     }
 }
 
-/// Settings of one fiber, as `std::thread::Builder`.
+/// Settings of one fiber, as `std::thread::Builder`. Any context but a signal handler.
 #[derive(Debug, Default)]
 #[must_use = "a builder does nothing until spawn is called"]
 pub struct Builder {
@@ -79,16 +82,20 @@ impl Builder {
         self
     }
 
-    /// Bytes of stack (virtual; TLS lies on it too), at least 16 KiB. Other sizes than the runtime's are not pooled: such a fiber costs 20–40 µs more.
+    /// Bytes of stack (virtual; TLS lies on it too), 16 KiB to 1 TiB; [`spawn`](Builder::spawn) checks. Other sizes than the runtime's are not pooled: such
+    /// a fiber costs 20–40 µs more.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = Some(bytes);
         self
     }
 
-    /// Spawns on the runtime of the caller (the global one on a plain thread).
+    /// As [`spawn`], with these settings. Any fiber or thread, also inside a critical section.
     ///
     /// # Errors
     /// `InvalidInput` for a stack of under 16 KiB or over 1 TiB; `Unsupported` in a forked child.
+    ///
+    /// # Panics
+    /// If the runtime was shut down; if the global runtime cannot be built.
     #[track_caller]
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where

@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Why a fiber has no result: it panicked, or it was cancelled.
+/// Why a fiber has no result: it panicked, or it was cancelled. A panic in a destructor of its closure or of its fiber-local values counts as its own.
 pub struct JoinError {
     id: FiberId,
     payload: Payload,
@@ -23,7 +23,7 @@ impl JoinError {
         JoinError { id, payload }
     }
 
-    /// True if the fiber was cancelled and unwound for it.
+    /// True if the fiber was cancelled and unwound for it, or never started.
     pub fn is_cancelled(&self) -> bool {
         self.payload.is::<cancel::Cancelled>()
     }
@@ -49,7 +49,7 @@ impl JoinError {
         if self.is_panic() { Ok(self.payload) } else { Err(self) }
     }
 
-    /// Which fiber.
+    /// Which fiber it was.
     pub fn id(&self) -> FiberId {
         self.id
     }
@@ -84,7 +84,9 @@ impl fmt::Display for JoinError {
 
 impl std::error::Error for JoinError {}
 
-/// Waits for a fiber's result; also a [`Future`], usable from any executor. Detaches on drop: the fiber goes on.
+/// Waits for a fiber's result; also a [`Future`], usable from any executor; a waker that panics does no harm to the fiber. Detaches on drop, which may
+/// happen on any fiber or thread: the fiber goes on. A fiber that has ended then: its result is dropped by the caller, a panic (also one of dropping the
+/// result) in silence, without a call of `Builder::panic_handler`.
 ///
 /// ```
 /// let handle = unyield::spawn(|| 6 * 7);
@@ -104,13 +106,13 @@ impl<T> JoinHandle<T> {
         JoinHandle { fiber: unsafe { Fiber::from_raw(task) }, taken: false, result: PhantomData }
     }
 
-    /// Waits for the fiber to end: parks a fiber, blocks a plain thread. A cancel of the waiting fiber is delivered afterwards.
+    /// Waits for the fiber to end: parks a fiber, blocks a plain thread. A cancel of the waiting fiber is delivered at its next cancellable wait.
     ///
     /// # Errors
     /// The fiber panicked or was cancelled.
     ///
     /// # Panics
-    /// Inside a critical section.
+    /// Inside a critical section, even if the fiber has ended; if the handle was polled and has given the result already.
     pub fn join(self) -> Result<T, JoinError> {
         assert_may_wait("JoinHandle::join");
         assert!(!self.taken, "JoinHandle joined after it was ready");
@@ -125,12 +127,12 @@ impl<T> JoinHandle<T> {
         unsafe { Task::take_result(self.fiber.raw()) }
     }
 
-    /// True if the fiber has ended. Any context.
+    /// True if the fiber has ended: joining does not wait. Any context, also a signal handler.
     pub fn is_finished(&self) -> bool {
         self.fiber.task().is_done()
     }
 
-    /// The fiber.
+    /// The fiber that is waited for. Any context.
     pub fn fiber(&self) -> &Fiber {
         &self.fiber
     }
@@ -139,6 +141,8 @@ impl<T> JoinHandle<T> {
 impl<T> Future for JoinHandle<T> {
     type Output = Result<T, JoinError>;
 
+    /// Any fiber or thread. The waker of the last call is woken on the fiber that ends.
+    ///
     /// # Panics
     /// If polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

@@ -59,7 +59,10 @@ impl Locals {
     }
 }
 
-/// A value of each task's own, made at its first use there and dropped when the task ends. Declared with [`fiber_local!`](crate::fiber_local).
+/// A value of each task's own, made at its first use there and dropped when the task ends, on its fiber, in the reverse order of their first use. A
+/// destructor that panics does not keep the others from running; its panic is the fiber's, if that has not panicked already. Values that are made later
+/// still, by the destructor of a detached fiber's result or by a waker, are dropped after that, and their panics with them. Declared with
+/// [`fiber_local!`](crate::fiber_local).
 pub struct LocalKey<T: 'static> {
     /// Not zero-sized, so that no two keys have the same address.
     init: fn() -> T,
@@ -81,7 +84,7 @@ impl<T: 'static> LocalKey<T> {
         LocalKey { init }
     }
 
-    /// Calls `f` with the running task's value, or with the thread's own outside a runtime.
+    /// Calls `f` with the running task's value, or with the thread's own outside a runtime. Any fiber or thread, also inside a critical section.
     ///
     /// ```
     /// use std::cell::Cell;
@@ -89,6 +92,9 @@ impl<T: 'static> LocalKey<T> {
     /// DEPTH.with(|depth| depth.set(depth.get() + 1));
     /// unyield::spawn(|| DEPTH.with(|depth| assert_eq!(depth.get(), 0))).join().unwrap();
     /// ```
+    ///
+    /// # Panics
+    /// With the panic of `f` or of the initial value; on a plain thread that is dropping its thread-local values.
     pub fn with<R>(&'static self, f: impl FnOnce(&T) -> R) -> R {
         let key = self as *const LocalKey<T> as usize;
         let locals = match task::current() {
@@ -102,7 +108,8 @@ impl<T: 'static> LocalKey<T> {
     }
 }
 
-/// Declares fiber-local values, as `thread_local!` declares thread-local ones: `fiber_local! { static NAME: Type = init; }`.
+/// Declares fiber-local values, as `thread_local!` declares thread-local ones: `fiber_local! { static NAME: Type = init; }`. See
+/// [`LocalKey`](crate::fiber::LocalKey).
 #[macro_export]
 macro_rules! fiber_local {
     ($($(#[$attribute:meta])* $visibility:vis static $name:ident: $type:ty = $init:expr;)+) => {

@@ -45,8 +45,8 @@ fn can_move() -> bool {
 }
 
 /// Says that `f` will block in the kernel: it runs on an OS thread beside the workers and is never interrupted; the worker goes on with other fibers
-/// meanwhile. Waits for such a thread if all are taken. On a plain thread, where fibers share their worker's identity, and with `Builder::max_carriers(0)`
-/// `f` runs in place.
+/// meanwhile. Waits for such a thread if all are taken; the wait is not cancelled. On a plain thread, where fibers share their worker's identity, and with
+/// `Builder::max_carriers(0)` `f` runs in place. Nests. `f` may park, sleep, yield, and be cancelled where it does.
 ///
 /// ```
 /// let answer = unyield::fiber::blocking(|| { std::thread::sleep(std::time::Duration::from_millis(1)); 42 });
@@ -81,15 +81,19 @@ fn leave_carrier() {
 
 /// Gives this fiber an OS thread of its own until the guard drops, for state that is bound to OS threads (as Go's LockOSThread): contended priority-inheriting
 /// and robust process-shared mutexes, affinity, names, priorities, setfsuid, signal masks, perf events, io_uring with a single issuer. The fiber
-/// may still park, sleep and yield. Nests. On a plain thread it does nothing.
+/// may still park, sleep and yield. Nests. Waits for a thread if all are taken; the wait is not cancelled. On a plain thread and where fibers share their
+/// worker's identity it does nothing.
 ///
 /// # Panics
-/// Inside a critical section; with `Builder::max_carriers(0)`.
+/// Inside a critical section; on a fiber with `Builder::max_carriers(0)`.
 pub fn lock_os_thread() -> OsThreadGuard {
     if !can_move() {
         return OsThreadGuard { owner: None, thread: PhantomData };
     }
-    assert!(max_carriers() > 0, "lock_os_thread needs a carrier, and the runtime was built with max_carriers(0)");
+    assert!(
+        max_carriers() > 0,
+        "lock_os_thread needs a carrier, and the runtime was built with max_carriers(0)"
+    );
     loop {
         let mut bound = false;
         with_current(|worker, identity| {
@@ -107,7 +111,9 @@ pub fn lock_os_thread() -> OsThreadGuard {
     }
 }
 
-/// See [`lock_os_thread`]. Guards may be dropped in any order: the last one gives the thread back.
+/// See [`lock_os_thread`]. Guards may be dropped in any order: the last one gives the thread back, and the fiber leaves the thread there; inside a critical
+/// section it leaves it later, when it waits, yields or has computed for a while. A guard that is forgotten, or kept in a `thread_local!`, holds the thread
+/// until its fiber ends, and nothing from then on.
 #[must_use = "the thread is given back when the guard drops"]
 #[derive(Debug)]
 pub struct OsThreadGuard {

@@ -66,7 +66,7 @@ impl ScopeData {
     }
 }
 
-/// See [`scope`].
+/// Where fibers are spawned that borrow: see [`scope`]. May be used by the fibers themselves.
 pub struct Scope<'scope, 'env: 'scope> {
     data: Arc<ScopeData>,
     scope: PhantomData<&'scope mut &'scope ()>,
@@ -80,7 +80,7 @@ impl fmt::Debug for Scope<'_, '_> {
 }
 
 /// Runs `f` with a scope in which fibers may be spawned that borrow what outlives the scope; waits for all of them. The wait lends the caller's stack,
-/// so it cannot be cancelled. Works on fibers and plain threads.
+/// so it cannot be cancelled; a cancel is delivered at the next cancellable wait. On fibers and plain threads.
 ///
 /// ```
 /// let mut numbers = vec![3, 1, 2];
@@ -93,7 +93,10 @@ impl fmt::Debug for Scope<'_, '_> {
 /// ```
 ///
 /// # Panics
-/// With `f`'s panic, or if a fiber panicked that was not joined. Inside a critical section.
+/// With `f`'s panic, or if a fiber panicked that was not joined. Inside a critical section, before `f` is called.
+///
+/// # Aborts
+/// If `f` has left a critical section open (a forgotten guard) while fibers still run: the wait can neither be done nor be given up.
 pub fn scope<'env, F, T>(f: F) -> T
 where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
@@ -110,10 +113,11 @@ where
 }
 
 impl<'scope> Scope<'scope, '_> {
-    /// Spawns a fiber that may borrow for `'scope`.
+    /// Spawns a fiber that may borrow for `'scope`, on the runtime of the caller (the global one on a plain thread). Any fiber or thread, also inside a
+    /// critical section.
     ///
     /// # Panics
-    /// In a forked child.
+    /// In a forked child; if the runtime was shut down; if the global runtime cannot be built.
     #[track_caller]
     pub fn spawn<F, T>(&'scope self, f: F) -> ScopedJoinHandle<'scope, T>
     where
@@ -135,30 +139,30 @@ impl<'scope> Scope<'scope, '_> {
     }
 }
 
-/// Waits for a scoped fiber's result. Dropping it leaves the waiting to the scope.
+/// Waits for a scoped fiber's result. Dropping it leaves the waiting to the scope, which panics then if the fiber does.
 pub struct ScopedJoinHandle<'scope, T> {
     handle: JoinHandle<T>,
     scope: PhantomData<&'scope ()>,
 }
 
 impl<T> ScopedJoinHandle<'_, T> {
-    /// True if the fiber has ended. Any context.
+    /// True if the fiber has ended: joining does not wait. Any context, also a signal handler.
     pub fn is_finished(&self) -> bool {
         self.handle.is_finished()
     }
 
-    /// The fiber.
+    /// The fiber that is waited for. Any context.
     pub fn fiber(&self) -> &Fiber {
         self.handle.fiber()
     }
 
-    /// Waits for the fiber to end.
+    /// Waits for the fiber to end: parks a fiber, blocks a plain thread. A cancel of the waiting fiber is delivered at its next cancellable wait.
     ///
     /// # Errors
     /// The payload of its panic; a `JoinError` in a box if it was cancelled.
     ///
     /// # Panics
-    /// Inside a critical section.
+    /// Inside a critical section, even if the fiber has ended.
     pub fn join(self) -> std::thread::Result<T> {
         self.handle.join().map_err(|error| error.try_into_panic().unwrap_or_else(|error| Box::new(error)))
     }

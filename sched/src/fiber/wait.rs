@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use unyield_preempt::gate::gate;
 use unyield_preempt::tick;
 
-/// Lets other fibers run first. On a plain thread `std::thread::yield_now`. A cancelled fiber unwinds here.
+/// Lets other fibers run first. On a plain thread `std::thread::yield_now`. A cancelled fiber unwinds here, unless it unwinds already.
 ///
 /// # Panics
-/// Inside a critical section.
+/// On a fiber inside a critical section.
 pub fn yield_now() {
     if task::current().is_none() || !fork::alive() {
         return std::thread::yield_now();
@@ -22,7 +22,7 @@ pub fn yield_now() {
 }
 
 /// Yields only if an interrupt asked for it, and unwinds if the fiber was cancelled; two loads when neither is the case. Needed only with
-/// `Preemption::AtCheckpoints`. Does nothing on a plain thread or inside a critical section.
+/// `Preemption::AtCheckpoints`. Does nothing on a plain thread or inside a critical section. Never panics.
 #[inline]
 pub fn checkpoint() {
     let gate = gate();
@@ -36,10 +36,11 @@ pub fn checkpoint() {
     }
 }
 
-/// Waits for at least `d`. On a plain thread `std::thread::sleep`. A cancelled fiber unwinds.
+/// Waits for at least `d`, to the nanosecond of CLOCK_MONOTONIC, and as much longer as the timer and what runs meanwhile take; over 584 years means for
+/// ever. On a plain thread `std::thread::sleep`. A cancelled fiber unwinds, unless it unwinds already: then the wait is not cancelled.
 ///
 /// # Panics
-/// Inside a critical section.
+/// On a fiber inside a critical section.
 pub fn sleep(d: Duration) {
     if task::current().is_none() || !fork::alive() {
         return std::thread::sleep(d);
@@ -48,7 +49,10 @@ pub fn sleep(d: Duration) {
     sleep_until_ns(tick::now().saturating_add(d));
 }
 
-/// Waits until `t`; returns at once if it has passed. See [`sleep`].
+/// Waits until `t`; one that has passed is a [`sleep`] of no length. Otherwise as [`sleep`].
+///
+/// # Panics
+/// On a fiber inside a critical section.
 pub fn sleep_until(t: Instant) {
     sleep(t.saturating_duration_since(Instant::now()));
 }
@@ -62,10 +66,11 @@ fn sleep_until_ns(deadline: u64) {
 }
 
 /// Blocks until [`Fiber::unpark`](super::Fiber::unpark) was called for this fiber (one token, as `std::thread::park`; may not return
-/// spuriously, but do not rely on it). On a plain thread `std::thread::park`. A cancelled fiber unwinds.
+/// spuriously, but do not rely on it). On a plain thread `std::thread::park`. A cancelled fiber unwinds, if the token is not there and it does not unwind
+/// already: then the wait is not cancelled.
 ///
 /// # Panics
-/// Inside a critical section.
+/// On a fiber inside a critical section, even if the token is there.
 pub fn park() {
     match task::current() {
         Some(task) if fork::alive() => unwind_if_cancelled(task.park(None)),
@@ -73,10 +78,10 @@ pub fn park() {
     }
 }
 
-/// As [`park`], for at most `d`.
+/// As [`park`], for at most `d`, measured as in [`sleep`].
 ///
 /// # Panics
-/// Inside a critical section.
+/// On a fiber inside a critical section, even if the token is there.
 pub fn park_timeout(d: Duration) {
     match task::current() {
         Some(task) if fork::alive() => {
@@ -93,7 +98,8 @@ fn unwind_if_cancelled(outcome: Outcome) {
     }
 }
 
-/// True once [`Fiber::cancel`](super::Fiber::cancel) was called on the running fiber; false on a plain thread.
+/// True once [`Fiber::cancel`](super::Fiber::cancel) was called on the running fiber, by the runtime's shutdown too; false on a plain thread. Any context,
+/// also a signal handler.
 pub fn is_cancelled() -> bool {
     task::current().is_some_and(|task| task.is_cancelled())
 }
