@@ -606,3 +606,41 @@ fn no_spares_for_a_machine_that_is_merely_full() {
         assert_eq!(most, 0, "a spare was sent to work though nothing was stuck");
     });
 }
+
+/// Nothing is queued any more once the spare has taken it: the stuck worker must be asked all the same whether it answers again.
+#[test]
+fn a_spare_that_has_taken_everything_retires() {
+    alone("a_spare_that_has_taken_everything_retires", || {
+        let runtime = Runtime::builder().workers(1).build().unwrap();
+        let (release, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (r, s) = (release.clone(), stop.clone());
+        let holder = runtime.spawn(move || {
+            let mask = block_everything();
+            while !r.load(Relaxed) {}
+            restore_mask(mask);
+            while !s.load(Relaxed) {}
+        });
+        let s = stop.clone();
+        let other = runtime.spawn(move || while !s.load(Relaxed) {});
+        let wait = |what: &str, n: usize| {
+            let start = Instant::now();
+            while runtime.handle().metrics().num_spares() != n {
+                assert!(start.elapsed() < Duration::from_secs(5), "{what}");
+                std::thread::sleep(MS);
+            }
+        };
+        wait("no spare goes to work", 1);
+        std::thread::sleep(50 * MS);
+        release.store(true, Relaxed);
+        wait("the spare does not retire", 0);
+        let before = runtime.handle().metrics().worker_preempt_count(0);
+        let start = Instant::now();
+        while runtime.handle().metrics().worker_preempt_count(0) < before + 5 {
+            assert!(start.elapsed() < Duration::from_secs(5), "the two do not take turns on the worker again");
+            std::thread::sleep(MS);
+        }
+        stop.store(true, Relaxed);
+        holder.join().unwrap();
+        other.join().unwrap();
+    });
+}

@@ -114,6 +114,7 @@ fn needed(runtime: &Shared) -> bool {
 fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
     if worker.current.load(Acquire).is_null() {
         *seen = Seen::default();
+        worker.stuck.store(false, Relaxed);
         return false;
     }
     let slice = worker.slice.load(Relaxed);
@@ -121,6 +122,7 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
     if seen.slice != slice {
         let first_cpu = if contended { thread_cpu(worker.receiver.tid()) } else { 0 };
         *seen = Seen { slice, since: now, first_cpu, ..Seen::default() };
+        worker.stuck.store(false, Relaxed);
     }
     if !contended {
         return false;
@@ -136,6 +138,8 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
         } else if seen.ticks > STUCK && !seen.stuck && seen.ticks % STUCK == 1 {
             seen.stuck = !starved(worker.receiver.tid(), seen.cpu);
             if seen.stuck {
+                // From now on it is ticked though nothing else waits: or it would stay stuck for as long as spares have taken everything over.
+                worker.stuck.store(true, Relaxed);
                 worker.receiver.suspect();
             }
         }
@@ -146,7 +150,7 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
         worker.receiver.post(TICK);
         runtime.ticks_sent.store(runtime.ticks_sent.load(Relaxed) + 1, Relaxed);
     }
-    true
+    !seen.stuck || worker.other_work_waits()
 }
 
 /// Visits the spares, and keeps the number of workers that are not stuck at the runtime's: activates a spare, or retires one. True if ticks are needed.

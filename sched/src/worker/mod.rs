@@ -109,6 +109,8 @@ pub(crate) struct Worker {
     /// Spares: may take work; at rest. See `spare`.
     pub(crate) active: AtomicBool,
     pub(crate) parked: AtomicBool,
+    /// The timer has found that the running fiber keeps this worker.
+    pub(crate) stuck: AtomicBool,
 }
 
 // SAFETY: the table in the header: cells belong to the worker's thread, the rest is atomic or locked.
@@ -152,6 +154,7 @@ impl Worker {
             owned: AtomicBool::new(false),
             active: AtomicBool::new(false),
             parked: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
         }
     }
 
@@ -282,9 +285,12 @@ impl Worker {
 
     /// True if something else than the running fiber could run here: rule 5. Any thread, also a handler.
     pub(crate) fn has_other_work(&self) -> bool {
-        if !self.takes_work() {
-            return true; // a fiber that computes on a carrier, or on a spare whose turn is over, belongs on a worker
-        }
+        // A fiber that computes on a carrier, or on a spare whose turn is over, belongs on a worker; one that has kept its worker shall show that it can leave.
+        !self.takes_work() || self.stuck.load(Relaxed) || self.other_work_waits()
+    }
+
+    /// True if something that this worker may run waits in a queue. Any thread, also a handler.
+    pub(crate) fn other_work_waits(&self) -> bool {
         let runtime = self.runtime();
         self.queue.has_work()
             || runtime.leaving.load(Relaxed)
