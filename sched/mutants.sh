@@ -28,7 +28,7 @@ how() { # STATUS
         0) echo "nothing" ;;
         1 | 101) echo "wrong result: $(grep -aE 'WRONG|LOST|differs|panicked' "$log" | head -n 1 | cut -c 1-90)" ;;
         124 | 137) echo "did not end in $limit s" ;;
-        134) if grep -aq STALL "$log"; then echo "stall"; else echo "abort: $(grep -a . "$log" | tail -n 1 | cut -c 1-80)"; fi ;;
+        134) if grep -aq STALL "$log"; then echo "stall"; else echo "abort: $(grep -aE '[a-z]' "$log" | grep -av '^Aborted' | tail -n 1 | cut -c 1-90)"; fi ;;
         *) if [ "$1" -gt 128 ]; then echo "signal $(($1 - 128))"; else echo "status $1"; fi ;;
     esac
 }

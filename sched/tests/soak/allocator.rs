@@ -6,7 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use unyield_preempt::gate::gate;
 
 struct Watched;
@@ -14,6 +14,8 @@ struct Watched;
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
+/// Bytes that are allocated now.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static CAUGHT: AtomicBool = AtomicBool::new(false);
 static FIRST: Mutex<Option<Backtrace>> = Mutex::new(None);
@@ -37,6 +39,11 @@ fn masked_call() {
     }
 }
 
+/// KiB that the program has allocated and not freed: what grows here is a leak, and what grows only outside is the allocator's.
+pub fn live_kib() -> usize {
+    LIVE.load(Relaxed) / 1024
+}
+
 /// How often it happened so far. Says where it did first.
 pub fn masked_calls() -> u64 {
     let calls = CALLS.load(Relaxed);
@@ -52,24 +59,28 @@ pub fn masked_calls() -> u64 {
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         look();
+        LIVE.fetch_add(layout.size(), Relaxed);
         // SAFETY: the caller's contract is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         look();
+        LIVE.fetch_add(layout.size(), Relaxed);
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         look();
+        LIVE.fetch_sub(layout.size(), Relaxed);
         // SAFETY: as above.
         unsafe { System.dealloc(ptr, layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         look();
+        LIVE.fetch_add(new_size.wrapping_sub(layout.size()), Relaxed);
         // SAFETY: as above.
         unsafe { System.realloc(ptr, layout, new_size) }
     }

@@ -11,6 +11,7 @@ pub const USAGE: &str = "usage: soak [--seconds N] [--workers N[,N…]] [--quant
   --fibers      tasks at a time (default 200)
   --kinds       only these; --without: all but these
   --patience    seconds without the end of a task that are a stall (default 60)
+  --verbose     reports every ten seconds, figures of each worker
   --hold        on a stall wait for a debugger instead of aborting";
 
 pub struct Options {

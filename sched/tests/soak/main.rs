@@ -85,9 +85,12 @@ fn soak(options: &Options, workers: usize, report: &print::Report) -> bool {
             spawned += 1;
         }
         watch::progress(ENDED.load(Relaxed));
-        if memory.sample(start.elapsed()) {
+        if memory.sample(start.elapsed(), if options.verbose { 10 } else { 60 }) {
             let now = watch::resident_kib();
-            report.line(format_args!("  {:>4} s: {} tasks, {}, {} KiB resident", start.elapsed().as_secs(), ended(), totals(&metrics), now));
+            report.line(format_args!(
+                "  {:>4} s: {} tasks, {}, {now} KiB resident ({} allocated), {} identities",
+                start.elapsed().as_secs(), ended(), totals(&metrics), allocator::live_kib(), metrics.num_identities()
+            ));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -131,14 +131,14 @@ impl Memory {
         Memory { samples: Vec::with_capacity(10_000), next: 10 }
     }
 
-    /// True once a minute: it is time to report.
-    pub fn sample(&mut self, elapsed: Duration) -> bool {
+    /// True once in `every` seconds: it is time to report.
+    pub fn sample(&mut self, elapsed: Duration, every: u64) -> bool {
         if elapsed.as_secs() < self.next {
             return false;
         }
         self.samples.push((elapsed.as_secs_f64(), resident_kib() as f64 / 1024.0));
         self.next += 10;
-        (self.next - 10).is_multiple_of(60)
+        (self.next - 10).is_multiple_of(every)
     }
 
     /// Growth in MiB per ten minutes after the fifth minute: the slope of a line through the samples. `None`: too few.
