@@ -46,6 +46,8 @@ pub(crate) struct Identity {
     pub(crate) frame: Cell<*mut Frame>,
     /// The worker that this identity may not leave (shared identities, `lock_os_thread`); null = any.
     pub(crate) bound: Cell<*const Worker>,
+    /// No carrier was free for it, and one more was asked for.
+    pub(crate) denied: Cell<bool>,
     /// `lock_os_thread` guards that are alive.
     pub(crate) os_locks: Cell<u32>,
     /// The next one at rest, in a pool.
@@ -75,6 +77,7 @@ impl Identity {
             retire: Cell::new(false),
             frame: Cell::new(null_mut()),
             bound: Cell::new(null()),
+            denied: Cell::new(false),
             os_locks: Cell::new(0),
             next_free: Cell::new(null()),
             next_up: Cell::new(None),

@@ -25,6 +25,8 @@ pub(crate) struct Carriers {
     pub(crate) idle: AtomicUsize,
     /// Started, but not at the idle list yet.
     starting: AtomicUsize,
+    /// Fibers that found no carrier and wait for none, for which none was started yet.
+    denied: AtomicUsize,
     pub(crate) waiting: AtomicUsize,
     pub(crate) max: usize,
     /// Slots `0..count` are filled.
@@ -50,6 +52,7 @@ impl Carriers {
             count: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
             starting: AtomicUsize::new(0),
+            denied: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             max,
             threads: (0..max).map(|_| AtomicPtr::new(null_mut())).collect(),
@@ -86,8 +89,9 @@ impl Carriers {
 
     /// True if the service should start another thread.
     pub(crate) fn wants_more(&self) -> bool {
-        let (waiting, starting) = (self.waiting.load(Relaxed), self.starting.load(Relaxed));
-        (waiting > starting || self.idle.load(Relaxed) + starting == 0) && self.count.load(Relaxed) < self.max
+        let starting = self.starting.load(Relaxed);
+        let short = self.waiting.load(Relaxed) > starting || self.denied.load(Relaxed) > 0;
+        (short || self.idle.load(Relaxed) + starting == 0) && self.count.load(Relaxed) < self.max
     }
 }
 
@@ -162,6 +166,9 @@ pub(crate) unsafe fn moved(worker: &Worker, identity: &Identity) {
         {
             assign(carrier, identity);
         } else {
+            if !identity.denied.replace(true) {
+                runtime.carriers.denied.fetch_add(1, Relaxed);
+            }
             worker.requeue(identity);
         }
     }
@@ -206,6 +213,7 @@ pub(crate) unsafe fn requested(worker: &Worker, identity: &Identity) {
 /// # Safety
 /// The carrier was taken from the idle list; the identity is nobody's.
 unsafe fn assign(carrier: &Worker, identity: &Identity) {
+    identity.denied.set(false);
     carrier.assigned.store((identity as *const Identity).cast_mut(), Release); // pairs with the acquire in `serve`
     ring(carrier);
 }
@@ -273,6 +281,10 @@ pub(crate) unsafe fn serve(carrier: &Worker) {
 pub(crate) fn start_one(runtime: &Shared) -> std::io::Result<()> {
     let index = runtime.carriers.count.load(Relaxed); // only this thread changes it
     runtime.carriers.starting.fetch_add(1, Relaxed);
+    // Only this thread subtracts.
+    if runtime.carriers.denied.load(Relaxed) > 0 {
+        runtime.carriers.denied.fetch_sub(1, Relaxed);
+    }
     let carrier: &'static Worker = Box::leak(Box::new(Worker::new(Role::Carrier, CARRIER_INDEX + index)));
     carrier.runtime.set(runtime);
     let started = std::thread::Builder::new().name(format!("unyield-carrier-{index}")).spawn(move || {
