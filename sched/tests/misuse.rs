@@ -56,6 +56,18 @@ fn within(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     false
 }
 
+/// Spawns a fiber whose handle is gone before `f` runs.
+fn detached<T: Send + 'static>(runtime: &Runtime, f: impl FnOnce() -> T + Send + 'static) -> fiber::Fiber {
+    let handle = runtime.spawn(move || {
+        unyield::park();
+        f()
+    });
+    let fiber = handle.fiber().clone();
+    drop(handle);
+    fiber.unpark();
+    fiber
+}
+
 /// Panics when it is dropped, and counts that.
 struct Bomb(Arc<AtomicUsize>);
 
@@ -137,7 +149,7 @@ fn join_panics_in_a_section() {
 
 fn forgets_a_section_in_a_scope() {
     unyield::scope(|s| {
-        s.spawn(|| unyield::sleep(20 * MS));
+        s.spawn(|| unyield::sleep(Duration::MAX));
         std::mem::forget(CriticalSection::enter());
     });
 }
@@ -198,8 +210,11 @@ fn destructors_of_a_cancelled_fiber_may_wait() {
             let ended = Arc::new(AtomicUsize::new(0));
             for i in 0..3 {
                 let waits = WaitsInDrop(ended.clone());
+                let started = Arc::new(AtomicBool::new(false));
+                let start = started.clone();
                 let fiber = runtime.spawn(move || {
                     let _waits = waits;
+                    start.store(true, SeqCst);
                     match i {
                         0 => unyield::park(),
                         1 => unyield::sleep(Duration::MAX),
@@ -208,6 +223,7 @@ fn destructors_of_a_cancelled_fiber_may_wait() {
                         },
                     }
                 });
+                assert!(within(Duration::from_secs(20), || started.load(SeqCst)));
                 std::thread::sleep(5 * MS);
                 fiber.fiber().cancel();
                 assert!(fiber.join().unwrap_err().is_cancelled());
@@ -405,14 +421,9 @@ fn fiber_locals_made_by_a_detached_result_are_dropped_on_the_fiber() {
         let runtime = runtime(1);
         let (dropped, bombs) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
         let result = MakesLocals(dropped.clone(), bombs.clone());
-        let handle = runtime.spawn(move || {
-            unyield::sleep(5 * MS);
-            result
-        });
-        let fiber = handle.fiber().clone();
-        drop(handle);
-        assert!(within(Duration::from_secs(5), || dropped.lock().unwrap().len() == 2));
-        assert!(within(Duration::from_secs(5), || bombs.load(SeqCst) == 1));
+        let fiber = detached(&runtime, move || result);
+        assert!(within(Duration::from_secs(20), || dropped.lock().unwrap().len() == 2));
+        assert!(within(Duration::from_secs(20), || bombs.load(SeqCst) == 1));
         runtime.run(|| ());
         drop(fiber);
         let dropped = dropped.lock().unwrap();
@@ -441,11 +452,10 @@ fn a_child_forked_by_a_detached_result_ends_with_its_fiber() {
         let (runtime, forked) = (runtime(1), Arc::new(AtomicUsize::new(0)));
         let result = Forks(forked.clone(), std::process::id());
         let parent = std::process::id();
-        drop(runtime.spawn(move || {
-            unyield::sleep(5 * MS);
+        detached(&runtime, move || {
             unyield::spawn(move || assert_eq!(std::process::id(), parent, "another fiber runs in the child"));
             result
-        }));
+        });
         assert!(within(Duration::from_secs(20), || forked.load(SeqCst) == 1), "{forked:?}");
     });
 }
@@ -482,10 +492,11 @@ fn a_waker_that_panics() {
     alone("a_waker_that_panics", || {
         let runtime = runtime(1);
         let waker = Arc::new(PanickingWaker(AtomicUsize::new(0)));
-        let mut handle = runtime.spawn(|| unyield::sleep(10 * MS));
+        let mut handle = runtime.spawn(unyield::park);
         let polled = Pin::new(&mut handle).poll(&mut Context::from_waker(&Waker::from(waker.clone())));
         assert!(polled.is_pending());
-        assert!(within(Duration::from_secs(5), || waker.0.load(SeqCst) == 1));
+        handle.fiber().unpark();
+        assert!(within(Duration::from_secs(20), || waker.0.load(SeqCst) == 1));
         handle.join().unwrap();
         assert_eq!(runtime.run(|| 1), 1);
     });
@@ -506,34 +517,25 @@ fn payloads_results_and_closures_whose_destructors_panic() {
             .build()
             .unwrap();
         let bomb = || Bomb(bombs.clone());
-        let count = |n| within(Duration::from_secs(5), || bombs.load(SeqCst) == n);
+        let count = |n| within(Duration::from_secs(20), || bombs.load(SeqCst) == n);
 
         // a detached fiber's payload
         let payload = bomb();
-        drop(runtime.spawn(move || {
-            unyield::sleep(5 * MS);
-            panic_any(payload);
-        }));
+        detached(&runtime, move || panic_any(payload));
         assert!(count(1));
         // … given to a handler that panics with it
         let payload = bomb();
-        drop(handled.spawn(move || {
-            unyield::sleep(5 * MS);
-            panic_any(payload);
-        }));
+        detached(&handled, move || panic_any(payload));
         assert!(count(2));
         assert_eq!(handler_saw.load(SeqCst), 1);
         // a detached fiber's result
         let result = bomb();
-        drop(runtime.spawn(move || {
-            unyield::sleep(5 * MS);
-            result
-        }));
+        detached(&runtime, move || result);
         assert!(count(3));
         // results and payloads dropped with the handle
         let (result, payload) = (bomb(), bomb());
         let handles = (runtime.spawn(move || result), runtime.spawn(move || panic_any(payload)));
-        assert!(within(Duration::from_secs(5), || handles.0.is_finished() && handles.1.is_finished()));
+        assert!(within(Duration::from_secs(20), || handles.0.is_finished() && handles.1.is_finished()));
         drop(handles);
         assert_eq!(bombs.load(SeqCst), 5);
         // a result given up for the panic of a fiber-local value, and a payload kept in spite of one
