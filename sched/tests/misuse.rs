@@ -440,6 +440,7 @@ impl Drop for Forks {
         }
         // SAFETY: as in `fork`; the child goes on to the end of its fiber.
         match unsafe { libc::fork() } {
+            // SAFETY: a limit of the child's own.
             0 => _ = unsafe { libc::alarm(10) },
             pid => _ = self.0.fetch_add(1 + code_of(pid) as usize, SeqCst),
         }

@@ -119,7 +119,7 @@ impl Builder {
             let spec = Spec {
                 name: self.name.map(String::into_boxed_str),
                 // SAFETY: the caller's runtime, or the global one: alive.
-                stack_size: self.stack_size.unwrap_or_else(|| unsafe { runtime.as_ref() }.stack_size),
+                stack_size: self.stack_size.unwrap_or(unsafe { runtime.as_ref() }.stack_size),
                 spawned_at,
                 scope: None,
             };

@@ -405,7 +405,7 @@ pub(crate) fn contain(f: impl FnOnce()) -> Option<Payload> {
 
 /// Drops a payload that nobody will see. If that panics in turn, the second payload is leaked.
 pub(crate) fn dispose(payload: Payload) {
-    contain(|| drop(payload)).map(std::mem::forget);
+    std::mem::forget(contain(|| drop(payload)));
 }
 
 /// Tells the scope, when it goes, that one of its fibers has ended.
