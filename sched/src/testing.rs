@@ -60,6 +60,10 @@ pub fn here() -> (usize, u64, u64) {
         // SAFETY: masked, on a fiber.
         let worker = unsafe { Worker::current() };
         let counters = &worker.receiver.counters;
-        ((worker as *const Worker).addr(), worker.counters.switches.load(Relaxed), counters.misplaced.load(Relaxed))
+        (
+            (worker as *const Worker).addr(),
+            worker.counters.switches.load(Relaxed),
+            counters.misplaced.load(Relaxed),
+        )
     })
 }

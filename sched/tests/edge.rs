@@ -41,10 +41,18 @@ fn little_room() {
     let room = runtime.run(|| testing::stack_bounds().map(|(low, lowest)| lowest - low).unwrap());
     for left in [16, 64, 256, 1024, 4096, room - 64, room - 16, room, room + 256, room + 16384] {
         let results: Vec<_> = (0..5).filter_map(|_| attempt(&runtime, left)).collect();
-        println!("{left:6} bytes left of {room} needed: (switches of its worker, interrupts refused) {results:?}");
+        println!(
+            "{left:6} bytes left of {room} needed: (switches of its worker, interrupts refused) {results:?}"
+        );
         if left < room {
-            assert!(results.iter().any(|(_, refused)| *refused > 0), "{left} bytes left: no interrupt was refused");
-            assert!(results.iter().all(|(switches, _)| *switches <= OUTSIDE), "{left} bytes left: switched away without room for a frame");
+            assert!(
+                results.iter().any(|(_, refused)| *refused > 0),
+                "{left} bytes left: no interrupt was refused"
+            );
+            assert!(
+                results.iter().all(|(switches, _)| *switches <= OUTSIDE),
+                "{left} bytes left: switched away without room for a frame"
+            );
         } else {
             let switched = results.len() < 5 || results.iter().any(|(switches, _)| *switches > OUTSIDE);
             assert!(switched, "{left} bytes left: not switched away, though there is room");

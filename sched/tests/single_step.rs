@@ -138,7 +138,10 @@ fn every_boundary(handle: &Handle, tries: u64, mut attempt: impl FnMut()) -> See
             seen.addresses.insert(address);
             if !wait(|| testing::counted() > before, LOST) {
                 seen.lost += 1;
-                eprintln!("LOST at boundary {k}, address {address:#x}, pending {:#x}", testing::pending(handle, 0));
+                eprintln!(
+                    "LOST at boundary {k}, address {address:#x}, pending {:#x}",
+                    testing::pending(handle, 0)
+                );
             }
         }
         beyond = if reached == 0 { beyond + 1 } else { 0 };
@@ -163,7 +166,10 @@ fn report(what: &str, seen: &Seen, handle: &Handle) {
         metrics.worker_preempt_count(0)
     );
     assert_eq!((seen.lost, WRONG.load(Relaxed)), (0, 0), "{what}");
-    assert!(seen.addresses.len() > if cfg!(debug_assertions) { 50 } else { 200 }, "{what}: the path cannot be that short");
+    assert!(
+        seen.addresses.len() > if cfg!(debug_assertions) { 50 } else { 200 },
+        "{what}: the path cannot be that short"
+    );
 }
 
 /// One worker whose own ticks are ten seconds apart: ours are the only ones.
@@ -177,7 +183,8 @@ fn runtime() -> Runtime {
 fn preempted_to_preempted() {
     let runtime = runtime();
     let handle = runtime.handle();
-    let fibers: Vec<_> = (0..2).map(|me| runtime.spawn(move || computes(me, || !STOP.load(Relaxed)))).collect();
+    let fibers: Vec<_> =
+        (0..2).map(|me| runtime.spawn(move || computes(me, || !STOP.load(Relaxed)))).collect();
     let preemptions = || handle.metrics().worker_preempt_count(0);
     let laps = || LAPS[0].load(Relaxed) + LAPS[1].load(Relaxed);
     let switch = || {
@@ -187,7 +194,10 @@ fn preempted_to_preempted() {
             wait(|| preemptions() > before, Duration::from_millis(200));
         }
         let from = laps();
-        assert!(wait(|| laps() > from + 1, LOST), "nobody goes on after {TRAPS:?} traps, with an interrupt at {ADDRESS:x?}");
+        assert!(
+            wait(|| laps() > from + 1, LOST),
+            "nobody goes on after {TRAPS:?} traps, with an interrupt at {ADDRESS:x?}"
+        );
     };
     // both have been preempted once before it counts
     for _ in 0..4 {
@@ -223,7 +233,10 @@ fn preempted_to_yielded() {
         assert!(wait(|| LAPS[0].load(Relaxed) > from + 1, LOST), "the computing fiber does not run");
         let start = Instant::now();
         while TURN.load(SeqCst) == turn {
-            assert!(start.elapsed() < LOST, "the yielding fiber does not go on after {TRAPS:?} traps, with an interrupt at {ADDRESS:x?}");
+            assert!(
+                start.elapsed() < LOST,
+                "the yielding fiber does not go on after {TRAPS:?} traps, with an interrupt at {ADDRESS:x?}"
+            );
             testing::post_tick(handle, 0);
             wait(|| TURN.load(SeqCst) != turn, Duration::from_millis(200));
         }

@@ -88,7 +88,8 @@ fn condvar() {
         items: Vec<u64>,
         producers: u32,
     }
-    let shared = Arc::new((Mutex::new(Buffer { items: Vec::new(), producers: 3 }), Condvar::new(), Condvar::new()));
+    let shared =
+        Arc::new((Mutex::new(Buffer { items: Vec::new(), producers: 3 }), Condvar::new(), Condvar::new()));
     let producers: Vec<_> = (0..3)
         .map(|_| {
             let shared = shared.clone();
@@ -99,7 +100,9 @@ fn condvar() {
                     if !go_on() {
                         break;
                     }
-                    let mut buffer = not_full.wait_while(buffer.lock().unwrap(), |buffer| buffer.items.len() == 4).unwrap();
+                    let mut buffer = not_full
+                        .wait_while(buffer.lock().unwrap(), |buffer| buffer.items.len() == 4)
+                        .unwrap();
                     compute(15);
                     buffer.items.push(i);
                     sum += i;
@@ -120,7 +123,9 @@ fn condvar() {
                 let (buffer, not_full, not_empty) = &*shared;
                 let mut sum = 0;
                 loop {
-                    let mut buffer = not_empty.wait_while(buffer.lock().unwrap(), |b| b.items.is_empty() && b.producers > 0).unwrap();
+                    let mut buffer = not_empty
+                        .wait_while(buffer.lock().unwrap(), |b| b.items.is_empty() && b.producers > 0)
+                        .unwrap();
                     compute(10);
                     let Some(i) = buffer.items.pop() else { return sum };
                     drop(buffer);
@@ -256,7 +261,8 @@ fn rwlock() {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let after = |flag: &str| arguments.iter().position(|argument| argument == flag).map(|at| arguments.get(at + 1));
+    let after =
+        |flag: &str| arguments.iter().position(|argument| argument == flag).map(|at| arguments.get(at + 1));
     let seconds = match after("--seconds").map(|value| value.and_then(|value| value.parse::<u64>().ok())) {
         None => 6,
         Some(Some(seconds)) if seconds > 0 => seconds,
@@ -266,19 +272,33 @@ fn main() -> ExitCode {
         }
     };
     // `cargo test NAME` asks every test program
-    if arguments.first().is_some_and(|first| !first.starts_with('-') && !"std_sync".contains(first)) || arguments.iter().any(|a| a == "--list") {
+    if arguments.first().is_some_and(|first| !first.starts_with('-') && !"std_sync".contains(first))
+        || arguments.iter().any(|a| a == "--list")
+    {
         return ExitCode::SUCCESS;
     }
     watch::start(60, false);
-    let runtime = Runtime::builder().workers(1).quantum(Duration::from_micros(100)).build().expect("the runtime starts");
+    let runtime = Runtime::builder()
+        .workers(1)
+        .quantum(Duration::from_micros(100))
+        .build()
+        .expect("the runtime starts");
     let start = Instant::now();
-    let scenarios: Vec<_> = [mutex, condvar, barrier, channels, rwlock].into_iter().map(|scenario| runtime.spawn(scenario)).collect();
+    let scenarios: Vec<_> = [mutex, condvar, barrier, channels, rwlock]
+        .into_iter()
+        .map(|scenario| runtime.spawn(scenario))
+        .collect();
     let mut told = 0;
     while scenarios.iter().any(|scenario| !scenario.is_finished()) {
         std::thread::sleep(Duration::from_millis(20));
         let steps = STEPS.each_ref().map(|steps| steps.load(Relaxed));
         // a step of each, or of those that go on
-        let slowest = steps.iter().zip(&scenarios).filter(|(_, scenario)| !scenario.is_finished()).map(|(steps, _)| *steps).min();
+        let slowest = steps
+            .iter()
+            .zip(&scenarios)
+            .filter(|(_, scenario)| !scenario.is_finished())
+            .map(|(steps, _)| *steps)
+            .min();
         watch::progress(slowest.unwrap_or(u64::MAX));
         if start.elapsed() >= Duration::from_secs(seconds) {
             STOP.store(true, Relaxed);
@@ -293,7 +313,8 @@ fn main() -> ExitCode {
     }
     watch::progress(u64::MAX);
     let metrics = runtime.handle().metrics();
-    let steps: Vec<String> = NAMES.iter().zip(&STEPS).map(|(name, steps)| format!("{name} {}", steps.load(Relaxed))).collect();
+    let steps: Vec<String> =
+        NAMES.iter().zip(&STEPS).map(|(name, steps)| format!("{name} {}", steps.load(Relaxed))).collect();
     println!(
         "std_sync: 1 worker, {:.1?}: {}; {} preemptions ({} in system calls), {} locks found held, {} wrong",
         start.elapsed(),
@@ -304,5 +325,9 @@ fn main() -> ExitCode {
         WRONG.load(Relaxed)
     );
     check(HELD.load(Relaxed) > 0, "no holder was ever preempted");
-    if WRONG.load(Relaxed) == 0 && runtime.shutdown_timeout(Duration::from_secs(10)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if WRONG.load(Relaxed) == 0 && runtime.shutdown_timeout(Duration::from_secs(10)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

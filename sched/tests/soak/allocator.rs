@@ -44,6 +44,13 @@ pub fn live_kib() -> usize {
     LIVE.load(Relaxed) / 1024
 }
 
+/// KiB that libc's allocator has handed out or keeps in its caches (which every identity has), and that it keeps free in its arenas.
+pub fn arenas_kib() -> (usize, usize) {
+    // SAFETY: no preconditions.
+    let info = unsafe { libc::mallinfo2() };
+    ((info.uordblks + info.hblkhd) / 1024, info.fordblks / 1024)
+}
+
 /// How often it happened so far. Says where it did first.
 pub fn masked_calls() -> u64 {
     let calls = CALLS.load(Relaxed);

@@ -32,7 +32,8 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
         seconds: 10,
         workers: vec![2, 4],
         quantum: Duration::from_micros(100),
-        seed: u64::from(std::process::id()) ^ std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_micros() as u64),
+        seed: u64::from(std::process::id())
+            ^ std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_micros() as u64),
         kinds: KINDS.iter().collect(),
         fibers: 200,
         patience: 60,
@@ -46,9 +47,14 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
             "--seconds" => options.seconds = number(&argument, &value()?, 1, 1_000_000)?,
             "--workers" => {
                 let list = value()?;
-                options.workers = list.split(',').map(|n| number(&argument, n, 1, 256).map(|n| n as usize)).collect::<Result<_, _>>()?;
+                options.workers = list
+                    .split(',')
+                    .map(|n| number(&argument, n, 1, 256).map(|n| n as usize))
+                    .collect::<Result<_, _>>()?;
             }
-            "--quantum-us" => options.quantum = Duration::from_micros(number(&argument, &value()?, 20, 1_000_000)?),
+            "--quantum-us" => {
+                options.quantum = Duration::from_micros(number(&argument, &value()?, 20, 1_000_000)?)
+            }
             "--seed" => options.seed = number(&argument, &value()?, 0, u64::MAX)?,
             "--fibers" => options.fibers = number(&argument, &value()?, 1, 1_000_000)?,
             "--kinds" => options.kinds = named(&value()?)?,
@@ -88,5 +94,12 @@ fn number(flag: &str, text: &str, low: u64, high: u64) -> Result<u64, String> {
 
 fn named(list: &str) -> Result<Vec<&'static Kind>, String> {
     let all = || KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
-    list.split(',').map(|name| KINDS.iter().find(|kind| kind.name == name).ok_or_else(|| format!("no kind {name:?}; there are {}", all()))).collect()
+    list.split(',')
+        .map(|name| {
+            KINDS
+                .iter()
+                .find(|kind| kind.name == name)
+                .ok_or_else(|| format!("no kind {name:?}; there are {}", all()))
+        })
+        .collect()
 }

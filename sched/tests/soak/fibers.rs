@@ -29,7 +29,8 @@ pub fn mutex(cx: &mut Cx) {
             let shared = shared.clone();
             unyield::spawn(move || {
                 for i in 0..10 {
-                    match shared.try_lock_for(Duration::from_micros(if i % 3 == 0 { 10 } else { 30_000_000 })) {
+                    match shared.try_lock_for(Duration::from_micros(if i % 3 == 0 { 10 } else { 30_000_000 }))
+                    {
                         Some(mut sum) => {
                             let before = *sum;
                             spin(2000, i);
@@ -87,7 +88,8 @@ pub fn shared(cx: &mut Cx) {
             check!(sums.0 == first && sums.1 == first, "the rwlock beside a reader");
         }
     }
-    let parts = Arc::new((Barrier::new(3), Once::new(), AtomicU64::new(0), AtomicU64::new(0), RwLock::new(0u64)));
+    let parts =
+        Arc::new((Barrier::new(3), Once::new(), AtomicU64::new(0), AtomicU64::new(0), RwLock::new(0u64)));
     let group = WaitGroup::new();
     for _ in 0..3 {
         let (parts, member) = (parts.clone(), group.clone());
@@ -139,7 +141,9 @@ pub fn channel(cx: &mut Cx) {
         .collect();
     drop(sender);
     let second = receiver.clone();
-    let consumer = unyield::spawn(move || second.iter().inspect(|x| _ = spin(200, *x)).fold((0, 0), |(n, sum), x| (n + 1, sum + x)));
+    let consumer = unyield::spawn(move || {
+        second.iter().inspect(|x| _ = spin(200, *x)).fold((0, 0), |(n, sum), x| (n + 1, sum + x))
+    });
     let (mut count, mut total, mut last) = (0, 0, [None::<u64>; 3]);
     for x in receiver.iter() {
         let (producer, i) = ((x / 1000) as usize, x % 1000);
@@ -296,7 +300,8 @@ pub fn local(cx: &mut Cx) {
     let x = cx.next() | 1;
     NUMBER.with(|number| number.set(x));
     let other = unyield::spawn(move || {
-        let fresh = NUMBER.with(|number| number.replace(!x) == 0) && TEXT.with_borrow_mut(|text| text.is_empty());
+        let fresh =
+            NUMBER.with(|number| number.replace(!x) == 0) && TEXT.with_borrow_mut(|text| text.is_empty());
         for i in 0..20 {
             TEXT.with_borrow_mut(|text| text.push('x'));
             spin(1000, i);
@@ -393,8 +398,12 @@ pub fn timeouts(cx: &mut Cx) {
     };
     waited("sleep", &mut || unyield::sleep(time));
     let (sender, receiver) = channel::bounded::<u64>(0);
-    waited("recv_timeout", &mut || check!(receiver.recv_timeout(time).is_err_and(|e| e.is_timeout()), "recv_timeout"));
-    waited("send_timeout", &mut || check!(sender.send_timeout(1, time).is_err_and(|e| e.is_timeout()), "send_timeout"));
+    waited("recv_timeout", &mut || {
+        check!(receiver.recv_timeout(time).is_err_and(|e| e.is_timeout()), "recv_timeout")
+    });
+    waited("send_timeout", &mut || {
+        check!(sender.send_timeout(1, time).is_err_and(|e| e.is_timeout()), "send_timeout")
+    });
     let semaphore = Semaphore::new(0);
     waited("acquire_timeout", &mut || check!(!semaphore.acquire_timeout(time), "acquire_timeout"));
     let (lock, condvar) = (Mutex::new(()), Condvar::new());

@@ -172,7 +172,10 @@ pub fn check_hub() {
     let std_rwlock = *HUB.std_rwlock.read().unwrap();
     let rwlock = *HUB.rwlock.read();
     check!(*HUB.std_mutex.lock().unwrap() == HUB.in_std_mutex.load(Relaxed), "sum under std's mutex");
-    check!(std_rwlock.0 == HUB.in_std_rwlock.load(Relaxed) && std_rwlock.0 == std_rwlock.1, "sums under std's rwlock");
+    check!(
+        std_rwlock.0 == HUB.in_std_rwlock.load(Relaxed) && std_rwlock.0 == std_rwlock.1,
+        "sums under std's rwlock"
+    );
     check!(*HUB.mutex.lock() == HUB.in_mutex.load(Relaxed), "sum under the mutex");
     check!(rwlock.0 == HUB.in_rwlock.load(Relaxed) && rwlock.0 == rwlock.1, "sums under the rwlock");
 }

@@ -127,7 +127,10 @@ pub fn sections(cx: &mut Cx) {
         spin(length, i);
         drop(outer);
         spin(40, i);
-        check!(worker == gate::gate().receiver() && gate::gate().depth() >= 1, "moved inside a critical section");
+        check!(
+            worker == gate::gate().receiver() && gate::gate().depth() >= 1,
+            "moved inside a critical section"
+        );
         // SAFETY: pairs with the mask above.
         unsafe { unmask() };
     }

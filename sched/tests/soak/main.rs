@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo test --release --test soak                                            # short form: 2 and 4 workers, 20 s in all
-//! cargo test --release --test soak -- --seconds 1800 --workers 4              # the long one
+//! cargo test --release --test soak -- --seconds 1800                          # the long form: half an hour each, memory is judged, too
 //! cargo test --release --test soak -- --seconds 10 --kinds malloc,pipe --seed 7
 //! ```
 //!
@@ -42,6 +42,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if options.seconds >= watch::JUDGED {
+        watch::without_thread_caches();
+    }
     std::panic::set_hook(Box::new(|info| {
         if info.payload().downcast_ref::<kinds::Planned>().is_none() {
             kinds::wrong(format_args!("panic: {info}"));
@@ -61,7 +64,10 @@ fn soak(options: &Options, workers: usize, report: &print::Report) -> bool {
     let chosen: Arc<Vec<&'static Kind>> = Arc::new(options.kinds.clone());
     report.line(format_args!(
         "soak: {workers} workers, quantum {:?}, {} s, seed {}, {} kinds",
-        options.quantum, options.seconds, options.seed, chosen.len()
+        options.quantum,
+        options.seconds,
+        options.seed,
+        chosen.len()
     ));
     let (wrong_before, ended_before) = (kinds::wrong_count(), ENDED.load(Relaxed));
     COUNTS.iter().for_each(|count| count.store(0, Relaxed));
@@ -87,8 +93,9 @@ fn soak(options: &Options, workers: usize, report: &print::Report) -> bool {
         watch::progress(ENDED.load(Relaxed));
         if memory.sample(start.elapsed(), if options.verbose { 10 } else { 60 }) {
             let now = watch::resident_kib();
+            let (held, free) = allocator::arenas_kib();
             report.line(format_args!(
-                "  {:>4} s: {} tasks, {}, {now} KiB resident ({} allocated), {} identities",
+                "  {:>4} s: {} tasks, {}, {now} KiB resident ({} allocated; arenas: {held} in use or cached, {free} free), {} identities",
                 start.elapsed().as_secs(), ended(), totals(&metrics), allocator::live_kib(), metrics.num_identities()
             ));
         }
@@ -111,14 +118,24 @@ fn soak(options: &Options, workers: usize, report: &print::Report) -> bool {
     let masked = allocator::masked_calls();
     check!(masked == 0, "{masked} calls of the allocator in critical sections");
     let wrong = kinds::wrong_count() - wrong_before;
-    let by_kind: Vec<String> =
-        KINDS.iter().zip(&COUNTS).filter(|(_, n)| n.load(Relaxed) > 0).map(|(kind, n)| format!("{} {}", kind.name, n.load(Relaxed))).collect();
+    let by_kind: Vec<String> = KINDS
+        .iter()
+        .zip(&COUNTS)
+        .filter(|(_, n)| n.load(Relaxed) > 0)
+        .map(|(kind, n)| format!("{} {}", kind.name, n.load(Relaxed)))
+        .collect();
     report.line(format_args!("  {} tasks in {elapsed:.1?}: {}", spawned, by_kind.join(", ")));
-    report.line(format_args!("  {totals}, {identities} identities, {carriers} carriers, {} lines printed", report.lines()));
+    report.line(format_args!(
+        "  {totals}, {identities} identities, {carriers} carriers, {} lines printed",
+        report.lines()
+    ));
     let mut good = wrong == 0;
     if let Some(slope) = memory.slope() {
-        let enforced = options.seconds >= 1200;
-        report.line(format_args!("  memory after minute 5: {slope:+.2} MiB in 10 minutes{}", if enforced { "" } else { " (too short to judge)" }));
+        let enforced = options.seconds >= watch::JUDGED;
+        report.line(format_args!(
+            "  memory after minute 5: {slope:+.2} MiB in 10 minutes{}",
+            if enforced { "" } else { " (too short to judge)" }
+        ));
         good &= !enforced || slope < 1.0;
     }
     report.line(format_args!("  {wrong} wrong results: {}", if good { "ok" } else { "FAILED" }));

@@ -52,7 +52,10 @@ pub fn thread_locals(cx: &mut Cx) {
             LAZY.with_borrow_mut(|map| _ = map.insert(k, base ^ k));
             spin(2000, k);
         }
-        check!(list.len() == 60 && list.iter().zip(base..).all(|(x, want)| *x == want), "a list in a thread-local");
+        check!(
+            list.len() == 60 && list.iter().zip(base..).all(|(x, want)| *x == want),
+            "a list in a thread-local"
+        );
     });
     check!(COUNT.replace(0) == 60, "a counter in a thread-local");
     LAZY.with_borrow_mut(|map| check!(map.drain().all(|(k, x)| x == base ^ k), "a map in a thread-local"));
@@ -186,7 +189,11 @@ extern "C" fn compare(a: *const libc::c_void, b: *const libc::c_void) -> i32 {
 }
 
 unsafe extern "C" {
-    fn strtok_r(s: *mut libc::c_char, delimiters: *const libc::c_char, state: *mut *mut libc::c_char) -> *mut libc::c_char;
+    fn strtok_r(
+        s: *mut libc::c_char,
+        delimiters: *const libc::c_char,
+        state: *mut *mut libc::c_char,
+    ) -> *mut libc::c_char;
 }
 
 /// errno, strtok, time, qsort, stdio formatting, strerror's buffer, locales, recursive robust mutexes.
@@ -233,7 +240,8 @@ pub fn libc_calls(cx: &mut Cx) {
             libc::uselocale(before);
             libc::freelocale(locale);
         }
-        let (mut attributes, mut mutex): (libc::pthread_mutexattr_t, libc::pthread_mutex_t) = std::mem::zeroed();
+        let (mut attributes, mut mutex): (libc::pthread_mutexattr_t, libc::pthread_mutex_t) =
+            std::mem::zeroed();
         libc::pthread_mutexattr_init(&mut attributes);
         libc::pthread_mutexattr_settype(&mut attributes, libc::PTHREAD_MUTEX_RECURSIVE);
         libc::pthread_mutexattr_setrobust(&mut attributes, libc::PTHREAD_MUTEX_ROBUST);
@@ -257,7 +265,11 @@ pub fn sleeps(_: &mut Cx) {
     check!(start.elapsed() >= time, "std's sleep took {:?}", start.elapsed());
     let (_sender, receiver) = mpsc::channel::<()>();
     let (start, time) = (Instant::now(), Duration::from_millis(2));
-    check!(receiver.recv_timeout(time).is_err() && start.elapsed() >= time, "recv_timeout took {:?}", start.elapsed());
+    check!(
+        receiver.recv_timeout(time).is_err() && start.elapsed() >= time,
+        "recv_timeout took {:?}",
+        start.elapsed()
+    );
 }
 
 /// A plain thread, started and joined from a fiber, has the signal mask that the program's threads have.

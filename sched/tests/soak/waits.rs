@@ -16,7 +16,9 @@ pub fn barrier(cx: &mut Cx) {
     let fibers: Vec<_> = (0..FIBERS)
         .map(|_| {
             let (barrier, x) = (barrier.clone(), cx.next());
-            unyield::spawn(move || (0..ROUNDS).filter(|_| spin(x % 3000, x) != 0 && barrier.wait().is_leader()).count())
+            unyield::spawn(move || {
+                (0..ROUNDS).filter(|_| spin(x % 3000, x) != 0 && barrier.wait().is_leader()).count()
+            })
         })
         .collect();
     let leaders: usize = fibers.into_iter().map(|fiber| fiber.join().unwrap()).sum();
@@ -96,7 +98,12 @@ pub fn command(cx: &mut Cx) {
     }
     let text = cx.next().to_string();
     let output = Command::new("/bin/echo").arg(&text).stdin(Stdio::null()).output();
-    check!(output.as_ref().is_ok_and(|output| output.status.success() && output.stdout == format!("{text}\n").as_bytes()), "a child: {output:?}");
+    check!(
+        output
+            .as_ref()
+            .is_ok_and(|output| output.status.success() && output.stdout == format!("{text}\n").as_bytes()),
+        "a child: {output:?}"
+    );
 }
 
 fn kernel_thread() -> i64 {
@@ -134,7 +141,10 @@ pub fn os_thread(cx: &mut Cx) {
             2 => _ = spin(20_000, i),
             3 => {
                 let x = cx.next();
-                check!(unyield::spawn(move || spin(500, x)).join().unwrap() == spin(500, x), "a fiber joined from a bound one");
+                check!(
+                    unyield::spawn(move || spin(500, x)).join().unwrap() == spin(500, x),
+                    "a fiber joined from a bound one"
+                );
             }
             _ => {
                 let nested = fiber::lock_os_thread();

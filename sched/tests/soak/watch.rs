@@ -93,7 +93,12 @@ fn threads() {
 
 fn one_thread(tid: &str) {
     say(tid.as_bytes());
-    for (file, lines) in [("comm", &[][..]), ("wchan", &[]), ("syscall", &[]), ("status", &["State", "SigPnd", "ShdPnd", "SigBlk", "voluntary", "nonvoluntary"])] {
+    for (file, lines) in [
+        ("comm", &[][..]),
+        ("wchan", &[]),
+        ("syscall", &[]),
+        ("status", &["State", "SigPnd", "ShdPnd", "SigBlk", "voluntary", "nonvoluntary"]),
+    ] {
         let mut path = Text { bytes: [0; 128], len: 0 };
         let _ = write!(path, "/proc/self/task/{tid}/{file}");
         let mut content = [0u8; 4096];
@@ -105,13 +110,34 @@ fn one_thread(tid: &str) {
             n.max(0) as usize
         };
         for line in content[..n].split(|byte| *byte == b'\n') {
-            if !line.is_empty() && (lines.is_empty() || lines.iter().any(|start| line.starts_with(start.as_bytes()))) {
+            if !line.is_empty()
+                && (lines.is_empty() || lines.iter().any(|start| line.starts_with(start.as_bytes())))
+            {
                 say(b"  ");
                 say(line);
             }
         }
     }
     say(b"\n");
+}
+
+/// From so many seconds on a run is long enough to judge whether memory keeps growing.
+pub const JUDGED: u64 = 1200;
+
+/// Starts the program again with glibc's per-thread caches of free blocks turned off. Every identity has one, and fills it slowly, each size of block
+/// by itself: for half an hour that is more than a leak would be.
+pub fn without_thread_caches() {
+    use std::os::unix::process::CommandExt;
+    const VARIABLE: &str = "GLIBC_TUNABLES";
+    if std::env::var_os(VARIABLE).is_none()
+        && let Ok(program) = std::env::current_exe()
+    {
+        let error = std::process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(VARIABLE, "glibc.malloc.tcache_count=0")
+            .exec();
+        eprintln!("soak: cannot start again without caches of the allocator: {error}");
+    }
 }
 
 /// Resident memory of the process.
@@ -148,7 +174,8 @@ impl Memory {
             return None;
         }
         let n = late.len() as f64;
-        let (mean_t, mean_m) = (late.iter().map(|s| s.0).sum::<f64>() / n, late.iter().map(|s| s.1).sum::<f64>() / n);
+        let (mean_t, mean_m) =
+            (late.iter().map(|s| s.0).sum::<f64>() / n, late.iter().map(|s| s.1).sum::<f64>() / n);
         let covariance: f64 = late.iter().map(|(t, m)| (t - mean_t) * (m - mean_m)).sum();
         let variance: f64 = late.iter().map(|(t, _)| (t - mean_t).powi(2)).sum();
         Some(covariance / variance * 600.0)
