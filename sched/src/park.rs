@@ -216,6 +216,22 @@ impl Waiter {
         unsafe { &*self.task }
     }
 
+    /// Ends a wait that nobody else can end: claim and unpark in one. It may be gone as soon as this is called.
+    ///
+    /// # Safety
+    /// The waiter waits without deadline, cannot be cancelled, and only the caller knows it.
+    #[inline]
+    pub(crate) unsafe fn notify(waiter: *const Waiter) {
+        // SAFETY: it does not return before the phase is NOTIFIED, which happens here and once.
+        let (state, task) = unsafe { (&(*waiter).state, (*waiter).task) };
+        let address = state.as_ptr();
+        let before = state.fetch_add(NOTIFIED - WAITING, AcqRel);
+        debug_assert!(before & PHASE == WAITING && before & CANCELLABLE == 0);
+        if before & PARKED != 0 {
+            make_runnable(task, address);
+        }
+    }
+
     /// Settles, under the lock of the queue that `waiter` is on, that the caller ends the wait. None: its deadline or a cancel came first; it will
     /// unlink itself.
     ///

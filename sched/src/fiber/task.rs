@@ -194,7 +194,7 @@ impl Task {
             }
             waiter => {
                 // SAFETY: a joiner waits without deadline and cannot be cancelled, so it is there until it is unparked.
-                unsafe { Waiter::claim(waiter as *const Waiter) }.expect("nobody else ends a join").unpark();
+                unsafe { Waiter::notify(waiter as *const Waiter) }
             }
         }
         // Dekker with `poll_done`.
@@ -386,7 +386,9 @@ impl Task {
     pub(crate) unsafe fn release(this: NonNull<Task>) {
         // SAFETY: the reference is the caller's; after the last one nobody knows the task.
         unsafe {
-            if this.as_ref().refs.fetch_sub(1, Release) == 1 {
+            // The only reference cannot become two behind its owner's back: no read-modify-write for it. Acquire pairs with the releases of the others.
+            let refs = &this.as_ref().refs;
+            if refs.load(Acquire) == 1 || refs.fetch_sub(1, Release) == 1 {
                 fence(Acquire); // pairs with the releases above
                 (this.as_ref().vtable.free)(this);
             }

@@ -124,6 +124,24 @@ impl Service {
         Some(identity)
     }
 
+    /// An identity of this size that is about to be retired: it may as well run one more task.
+    fn reuse(&self, size: usize) -> Option<&'static Identity> {
+        const LOOK_AT: usize = 32;
+        let retired = self.retired.lock();
+        let mut place: &Cell<*const Identity> = &retired;
+        for _ in 0..LOOK_AT {
+            // SAFETY: identities that wait here are alive, and linked under the lock.
+            let identity: &'static Identity = unsafe { place.get().as_ref() }?;
+            if identity.stack.asked() == size {
+                place.set(identity.next_free.get());
+                identity.retire.set(false);
+                return Some(identity);
+            }
+            place = &identity.next_free;
+        }
+        None
+    }
+
     /// The body of the thread that creates.
     pub(crate) fn create_loop(runtime: &Shared) {
         let mut trouble = Trouble::default();
@@ -205,7 +223,7 @@ fn stock(runtime: &Shared) -> bool {
 fn feed(runtime: &Shared, task: NonNull<Task>) -> std::io::Result<()> {
     // SAFETY: a task that waits is alive.
     let size = unsafe { task.as_ref() }.stack_size;
-    let pooled = if size == runtime.stack_size { runtime.pool.pop() } else { None };
+    let pooled = if size == runtime.stack_size { runtime.pool.pop() } else { runtime.service.reuse(size) };
     let identity = pooled.map_or_else(|| make(runtime, size), Ok)?;
     // SAFETY: both are ours: the identity is new or out of the pool, the task out of its list.
     unsafe {

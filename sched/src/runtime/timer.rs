@@ -13,6 +13,10 @@ use unyield_preempt::tick;
 const HYSTERESIS: u32 = 16;
 /// After so many ticks the same slice still runs: the worker is stuck, unless it has not run.
 const STUCK: u32 = 4;
+/// … and so long (ns) after its quantum: a signal handler of the program may take longer than a few short quanta.
+const STUCK_TIME: u64 = 2_000_000;
+/// How often (ns, for each worker that there is) the timer asks /proc whether a worker that uses no CPU time wants any.
+const LOOK_PERIOD: u64 = 1_000_000;
 /// A thread that has used so much CPU time (ns) since a tick has had the chance to answer it.
 const HAD_CPU: u64 = 200_000;
 /// A stuck worker is reported after so many ticks, and so long (ns).
@@ -36,6 +40,9 @@ struct Seen {
     cpu: u64,
     /// Interrupts that found the gate closed, at the second.
     deferred: u64,
+    /// When to ask again whether the thread wants to run, and the last answer.
+    next_look: u64,
+    wants_cpu: bool,
     stuck: bool,
     reported: bool,
 }
@@ -121,22 +128,23 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
     let contended = worker.has_other_work();
     if seen.slice != slice {
         let first_cpu = if contended { thread_cpu(worker.receiver.tid()) } else { 0 };
-        *seen = Seen { slice, since: now, first_cpu, ..Seen::default() };
+        *seen = Seen { slice, since: now, first_cpu, next_look: seen.next_look, wants_cpu: seen.wants_cpu, ..Seen::default() };
         worker.stuck.store(false, Relaxed);
     }
     if !contended {
         return false;
     }
     if now - seen.since >= runtime.quantum_ns && fork::alive() {
-        if seen.ticks == 0 && seen.first_cpu != 0 && not_run(runtime, worker, seen.first_cpu) {
+        // On a full machine a fiber must not lose its turn because the kernel did not run its worker.
+        if seen.ticks == 0 && seen.first_cpu != 0 && starved(runtime, worker, seen, seen.first_cpu, runtime.quantum_ns / 2, now) {
             return true;
         }
         seen.ticks = seen.ticks.saturating_add(1);
         if seen.ticks == 2 {
             seen.cpu = thread_cpu(worker.receiver.tid());
             seen.deferred = worker.receiver.counters.deferred.load(Relaxed);
-        } else if seen.ticks > STUCK && !seen.stuck && seen.ticks % STUCK == 1 {
-            seen.stuck = !starved(worker.receiver.tid(), seen.cpu);
+        } else if seen.ticks > STUCK && !seen.stuck && now - seen.since >= runtime.quantum_ns + STUCK_TIME {
+            seen.stuck = !starved(runtime, worker, seen, seen.cpu, HAD_CPU, now);
             if seen.stuck {
                 // From now on it is ticked though nothing else waits: or it would stay stuck for as long as spares have taken everything over.
                 worker.stuck.store(true, Relaxed);
@@ -183,16 +191,18 @@ fn balance(runtime: &Shared, regular: &[Seen], seen: &mut [Seen], now: u64) -> b
     contended
 }
 
-/// True if the kernel gave the worker's thread less than half of the quantum it was first seen in, although it wants to run: on a full machine a fiber
-/// must not lose its turn for that.
-fn not_run(runtime: &Shared, worker: &Worker, first_cpu: u64) -> bool {
+/// True if the worker's thread has used less than `enough` CPU time (ns) since `before` although it wants to run. The first half is a cheap system call, the
+/// second (a file of /proc, 20 µs) is asked rarely: where threads starve, CPU time is what there is too little of.
+fn starved(runtime: &Shared, worker: &Worker, seen: &mut Seen, before: u64, enough: u64, now: u64) -> bool {
     let tid = worker.receiver.tid();
-    thread_cpu(tid).saturating_sub(first_cpu) < runtime.quantum_ns / 2 && super::stuck::thread_state(tid) == b'R'
-}
-
-/// True if the thread has had no chance to answer: it has used hardly any CPU time since `before` although it wants to run.
-fn starved(tid: i32, before: u64) -> bool {
-    thread_cpu(tid).saturating_sub(before) < HAD_CPU && super::stuck::thread_state(tid) == b'R'
+    if thread_cpu(tid).saturating_sub(before) >= enough {
+        return false;
+    }
+    if now >= seen.next_look {
+        seen.next_look = now + LOOK_PERIOD * runtime.workers.len() as u64;
+        seen.wants_cpu = super::stuck::thread_state(tid) == b'R';
+    }
+    seen.wants_cpu
 }
 
 /// A fiber that computes on a carrier is sent back to the workers: its thread's CPU clock moves. While it does not, the looks become rarer. Returns

@@ -10,8 +10,7 @@ use crate::identity::Identity;
 use crate::runtime::fork;
 use crate::switch::{self, SavedContext};
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::compiler_fence;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use unyield_preempt::gate::gate;
 use unyield_preempt::{mask, unmask};
 
@@ -148,8 +147,8 @@ unsafe fn finish_task(identity: &Identity, task: NonNull<Task>) {
     if identity.os_locks.get() != 0 {
         os_thread::give_back_forgotten();
     }
-    identity.task.store(null_mut(), SeqCst);
-    compiler_fence(SeqCst); // light half of the registry's asymmetric fence
+    // Release: the walk's acquire. Its asymmetric fence has its light half in `wait_for_walk`.
+    identity.task.store(null_mut(), Release);
     identity.wait_for_walk();
     // SAFETY: our own gate (a shared one is this worker's, and shared identities do not move while masked or not).
     unsafe {
