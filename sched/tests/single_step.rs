@@ -108,14 +108,15 @@ fn every_boundary(handle: &Handle, tries: u64, mut attempt: impl FnMut()) -> See
     let mut stride = 1;
     if cfg!(debug_assertions) {
         AT.store(u64::MAX, SeqCst);
-        let length = (0..5).map(|_| {
+        let mut lengths = [(); 5].map(|()| {
             TRAPS.store(0, SeqCst);
             BACK.store(false, SeqCst);
             testing::step_next_frame(true);
             attempt();
             TRAPS.load(SeqCst)
         });
-        stride = length.max().unwrap_or(0) / 150 + 1;
+        lengths.sort();
+        stride = lengths[2] / 150 + 1; // the usual way, not the one through the scheduler's loop
     }
     let (mut k, mut beyond) = (1 + u64::from(std::process::id()) % stride, 0);
     while beyond < 8 && seen.lost < 3 {
@@ -167,7 +168,7 @@ fn report(what: &str, seen: &Seen, handle: &Handle) {
     );
     assert_eq!((seen.lost, WRONG.load(Relaxed)), (0, 0), "{what}");
     assert!(
-        seen.addresses.len() > if cfg!(debug_assertions) { 50 } else { 200 },
+        seen.addresses.len() > if cfg!(debug_assertions) { 30 } else { 200 },
         "{what}: the path cannot be that short"
     );
 }
