@@ -34,10 +34,12 @@ fn write_action(signal: i32, action: &KernelAction) -> bool {
 pub fn adopt_handlers() {
     for signal in (1..=64).filter(|s| ![libc::SIGKILL, libc::SIGSTOP].contains(s)) {
         if let Some(mut action) = read_action(signal)
-            && action.handler > 1 && action.flags & libc::SA_ONSTACK as u64 == 0 {
-                action.flags |= libc::SA_ONSTACK as u64;
-                write_action(signal, &action);
-            }
+            && action.handler > 1
+            && action.flags & libc::SA_ONSTACK as u64 == 0
+        {
+            action.flags |= libc::SA_ONSTACK as u64;
+            write_action(signal, &action);
+        }
     }
 }
 
@@ -99,13 +101,23 @@ impl AlternateStack {
     pub fn install() -> std::io::Result<Self> {
         // SAFETY: fresh mapping, handed to the kernel as this thread's alternate stack; unmapped in drop after it was taken back.
         unsafe {
-            let base = libc::mmap(null_mut(), ALTERNATE_STACK_SIZE, libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK, -1, 0);
+            let base = libc::mmap(
+                null_mut(),
+                ALTERNATE_STACK_SIZE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK,
+                -1,
+                0,
+            );
             if base == libc::MAP_FAILED {
                 return Err(std::io::Error::last_os_error());
             }
             libc::mprotect(base, 4096, libc::PROT_NONE);
-            let stack = libc::stack_t { ss_sp: base.byte_add(4096), ss_flags: 0, ss_size: ALTERNATE_STACK_SIZE - 4096 };
+            let stack = libc::stack_t {
+                ss_sp: base.byte_add(4096),
+                ss_flags: 0,
+                ss_size: ALTERNATE_STACK_SIZE - 4096,
+            };
             let mut previous = core::mem::zeroed();
             if libc::sigaltstack(&stack, &mut previous) != 0 {
                 let error = std::io::Error::last_os_error();

@@ -34,7 +34,8 @@ pub struct Gate {
     pub(crate) requested: AtomicU32,
 }
 
-const _: () = assert!(offset_of!(Gate, depth) == 0 && offset_of!(Gate, pending) == 4, "the stub knows these offsets");
+const _: () =
+    assert!(offset_of!(Gate, depth) == 0 && offset_of!(Gate, pending) == 4, "the stub knows these offsets");
 const _: () = assert!(size_of::<Gate>() == 64);
 
 // Initial-exec, so that it works in a cdylib; in an executable the linker turns the GOT load into a constant.

@@ -41,7 +41,13 @@ impl Probe {
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for finding in &self.findings {
-            writeln!(f, "{:<18} {:<4} {}", finding.name, if finding.present { "yes" } else { "no" }, finding.detail)?;
+            writeln!(
+                f,
+                "{:<18} {:<4} {}",
+                finding.name,
+                if finding.present { "yes" } else { "no" },
+                finding.detail
+            )?;
         }
         match self.identity_obstacle() {
             None => writeln!(f, "{:<18} anywhere: every fiber has its own thread identity", "preemption"),
@@ -109,9 +115,17 @@ pub fn probe() -> Probe {
         Some(version) => note("glibc", true, version.into()),
         None => note("glibc", false, if cfg!(target_env = "musl") { "musl" } else { "unknown libc" }.into()),
     }
-    note("guard pages", guard_install(), "MADV_GUARD_INSTALL (Linux 6.13); else mprotect, two mappings a fiber".into());
+    note(
+        "guard pages",
+        guard_install(),
+        "MADV_GUARD_INSTALL (Linux 6.13); else mprotect, two mappings a fiber".into(),
+    );
     note("membarrier", membarrier(), "PRIVATE_EXPEDITED; else full fences on hot paths".into());
-    note("uintr (CPU)", leaf7.edx >> 5 & 1 == 1, "CPUID.(7,0):EDX[5]; no backend for it in this version".into());
+    note(
+        "uintr (CPU)",
+        leaf7.edx >> 5 & 1 == 1,
+        "CPUID.(7,0):EDX[5]; no backend for it in this version".into(),
+    );
     Probe { findings }
 }
 
@@ -126,7 +140,14 @@ pub fn guard_install() -> bool {
     const MADV_GUARD_INSTALL: i32 = 102;
     // SAFETY: a fresh page that nobody else knows is mapped, advised and unmapped.
     unsafe {
-        let page = libc::mmap(core::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+        let page = libc::mmap(
+            core::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
         if page == libc::MAP_FAILED {
             return false;
         }

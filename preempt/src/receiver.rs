@@ -12,8 +12,8 @@ use crate::backend;
 use crate::latency::Latency;
 use crate::upid::Upid;
 use crate::vector::Handler;
-use core::fmt;
 use core::cell::UnsafeCell;
+use core::fmt;
 use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
@@ -89,7 +89,11 @@ impl Receiver {
             tid: AtomicI32::new(0),
             signal: AtomicI32::new(0),
             base_mask: AtomicU64::new(0),
-            alternate: UnsafeCell::new(libc::stack_t { ss_sp: core::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 }),
+            alternate: UnsafeCell::new(libc::stack_t {
+                ss_sp: core::ptr::null_mut(),
+                ss_flags: libc::SS_DISABLE,
+                ss_size: 0,
+            }),
             altered: AtomicBool::new(false),
             handlers: [None; 64],
             filter: None,
@@ -184,7 +188,11 @@ impl Receiver {
         // SAFETY: only reads the current setting.
         unsafe {
             let mut stack: libc::stack_t = core::mem::zeroed();
-            if crate::arch::insn::syscall6(libc::SYS_sigaltstack as u64, [0, &raw mut stack as u64, 0, 0, 0, 0]) == 0 {
+            if crate::arch::insn::syscall6(
+                libc::SYS_sigaltstack as u64,
+                [0, &raw mut stack as u64, 0, 0, 0, 0],
+            ) == 0
+            {
                 current = stack.ss_sp as usize;
             }
         }
@@ -215,7 +223,10 @@ impl Receiver {
         if !self.is_unaltered() {
             // SAFETY: both are what the thread attached with, and its alternate stack is mapped while it is attached.
             unsafe {
-                crate::arch::insn::syscall6(libc::SYS_sigaltstack as u64, [self.alternate.get() as u64, 0, 0, 0, 0, 0]);
+                crate::arch::insn::syscall6(
+                    libc::SYS_sigaltstack as u64,
+                    [self.alternate.get() as u64, 0, 0, 0, 0, 0],
+                );
                 crate::arch::insn::set_signal_mask(self.base_mask());
             }
         }

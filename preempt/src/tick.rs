@@ -21,7 +21,10 @@ pub fn now() -> u64 {
 ///
 /// # Errors
 /// What thread creation says.
-pub fn spawn_timer(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<std::thread::JoinHandle<()>> {
+pub fn spawn_timer(
+    name: String,
+    body: impl FnOnce() + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name(name).spawn(move || {
         block_all_signals();
         // SAFETY: settings of the calling thread only; failure leaves the defaults.
@@ -29,7 +32,11 @@ pub fn spawn_timer(name: String, body: impl FnOnce() + Send + 'static) -> std::i
             libc::prctl(libc::PR_SET_TIMERSLACK, 1);
             let mut parameters: libc::sched_param = core::mem::zeroed();
             parameters.sched_priority = 1;
-            libc::pthread_setschedparam(libc::pthread_self(), libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &parameters);
+            libc::pthread_setschedparam(
+                libc::pthread_self(),
+                libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+                &parameters,
+            );
         }
         body();
     })

@@ -41,7 +41,10 @@ extern "C" fn frame(context: *mut (), found: *mut Found) -> i32 {
         let found = &mut *found;
         found.depth += 1;
         if function == computes as *const () as usize {
-            assert!(before != 0 || found.depth > 1 && found.exact == 0, "a frame that was interrupted looks like one that called");
+            assert!(
+                before != 0 || found.depth > 1 && found.exact == 0,
+                "a frame that was interrupted looks like one that called"
+            );
             found.interrupted = true;
             found.exact = ip;
         }
@@ -104,7 +107,11 @@ unsafe fn on_vector(_: &Receiver, frame: Option<&mut Frame>) {
         return; // interrupted between two rounds
     }
     let found = walk();
-    assert!(found.interrupted && found.caller, "no way from the handler to the interrupted function after {} frames", found.depth);
+    assert!(
+        found.interrupted && found.caller,
+        "no way from the handler to the interrupted function after {} frames",
+        found.depth
+    );
     assert_eq!(found.exact as u64, frame.rip);
     WALKED.fetch_add(1, Relaxed);
     if STEP.swap(false, Relaxed) {
@@ -146,7 +153,14 @@ fn interrupt(pause: Duration, enough: impl Fn() -> bool) {
     });
     let start = Instant::now();
     while !enough() {
-        assert!(start.elapsed() < Duration::from_secs(60), "too little has happened: {} interrupts, {} walks, {} steps, {} in the stub", HANDLED.load(Relaxed), WALKED.load(Relaxed), STEPS.load(Relaxed), IN_STUB.load(Relaxed));
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "too little has happened: {} interrupts, {} walks, {} steps, {} in the stub",
+            HANDLED.load(Relaxed),
+            WALKED.load(Relaxed),
+            STEPS.load(Relaxed),
+            IN_STUB.load(Relaxed)
+        );
         assert!(!thread.is_finished(), "the interrupted thread has failed");
         receiver().post(VECTOR);
         std::thread::sleep(pause);
@@ -165,7 +179,8 @@ static SEEN: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
 
 extern "C" fn on_trap(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the third argument of a signal handler.
-    let ip = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RIP as usize] } as usize;
+    let ip =
+        unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_RIP as usize] } as usize;
     STEPS.fetch_add(1, Relaxed);
     // SAFETY: looks up an address.
     let function = unsafe { _Unwind_FindEnclosingFunction(ip) };
@@ -188,7 +203,10 @@ extern "C" fn on_trap(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
         LOST_AT.store(offset, Relaxed);
     }
     // Once in each pass, while the gate is still closed: one more request, so that the stub goes round again, through its beginning.
-    if ip < unyield_soft_closed as *const () as usize && gate::gate().depth() == 1 && POSTED.fetch_add(1, Relaxed) % 40 == 7 {
+    if ip < unyield_soft_closed as *const () as usize
+        && gate::gate().depth() == 1
+        && POSTED.fetch_add(1, Relaxed) % 40 == 7
+    {
         receiver().post(VECTOR);
     }
 }
@@ -216,6 +234,11 @@ fn from_the_handler_and_from_every_instruction_of_the_stub() {
     });
     let seen: u32 = SEEN.iter().map(|word| word.load(Relaxed).count_ones()).sum();
     println!("{} steps, {} in the stub at {seen} instructions", STEPS.load(Relaxed), IN_STUB.load(Relaxed));
-    assert_eq!(LOST.load(Relaxed), 0, "the unwinder gets lost, for one at offset {} of the stub", LOST_AT.load(Relaxed));
+    assert_eq!(
+        LOST.load(Relaxed),
+        0,
+        "the unwinder gets lost, for one at offset {} of the stub",
+        LOST_AT.load(Relaxed)
+    );
     assert!(seen > 70, "only {seen} instructions of the stub were looked at");
 }

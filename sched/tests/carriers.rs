@@ -87,7 +87,11 @@ fn threads_in_advance() {
             let runtime = Runtime::builder().workers(1).build().unwrap();
             runtime.run(|| ());
             std::thread::sleep(5 * MS);
-            assert!(runtime.handle().metrics().num_carriers() <= 2, "{}", runtime.handle().metrics().num_carriers());
+            assert!(
+                runtime.handle().metrics().num_carriers() <= 2,
+                "{}",
+                runtime.handle().metrics().num_carriers()
+            );
         }
         let tasks = std::fs::read_dir("/proc/self/task").unwrap().count();
         assert!(tasks <= 3, "threads are left after shutdown: {tasks}");
@@ -111,9 +115,18 @@ fn one_eintr_per_call() {
                             calls += 1;
                             let left = (end - Instant::now()).as_millis() as i32 + 1;
                             // SAFETY: no descriptors; a timeout.
-                            let n = unsafe { if i % 2 == 0 { libc::poll(std::ptr::null_mut(), 0, left) } else { libc::usleep(left as u32 * 1000) } };
+                            let n = unsafe {
+                                if i % 2 == 0 {
+                                    libc::poll(std::ptr::null_mut(), 0, left)
+                                } else {
+                                    libc::usleep(left as u32 * 1000)
+                                }
+                            };
                             if n != 0 {
-                                assert_eq!(std::io::Error::last_os_error().kind(), std::io::ErrorKind::Interrupted);
+                                assert_eq!(
+                                    std::io::Error::last_os_error().kind(),
+                                    std::io::ErrorKind::Interrupted
+                                );
                                 eintr.fetch_add(1, SeqCst);
                             }
                         }
@@ -175,7 +188,12 @@ const CLASSES: [Case; 13] = [
     ("futex, relative", || {
         let (word, time) = (0u32, libc::timespec { tv_sec: 0, tv_nsec: 5_000_000 });
         // SAFETY: a word that nobody changes.
-        assert_eq!(unsafe { libc::syscall(libc::SYS_futex, &word, libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, 0, &time) }, -1);
+        assert_eq!(
+            unsafe {
+                libc::syscall(libc::SYS_futex, &word, libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, 0, &time)
+            },
+            -1
+        );
         assert!([libc::ETIMEDOUT, libc::EINTR].contains(&errno()), "{}", errno());
         errno() == libc::EINTR
     }),
@@ -249,7 +267,8 @@ const CLASSES: [Case; 13] = [
         false
     }),
     ("wait4", || {
-        let status = std::process::Command::new("/bin/sh").args(["-c", "sleep 0.01; exit 7"]).status().unwrap();
+        let status =
+            std::process::Command::new("/bin/sh").args(["-c", "sleep 0.01; exit 7"]).status().unwrap();
         assert_eq!(status.code(), Some(7));
         false
     }),
@@ -270,7 +289,10 @@ const CLASSES: [Case; 13] = [
     }),
     ("fcntl locks", || {
         let path = fresh_path();
-        let (a, b) = (std::fs::File::create(&path).unwrap(), std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap());
+        let (a, b) = (
+            std::fs::File::create(&path).unwrap(),
+            std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap(),
+        );
         // SAFETY: descriptors of our own; open-file-description locks, which exclude each other within a process.
         let lock = |file: &std::fs::File| unsafe {
             let mut lock: libc::flock = std::mem::zeroed();
@@ -332,20 +354,35 @@ fn every_class_of_call_gives_right_results() {
 fn few_carriers() {
     alone("few_carriers", || {
         for max in [0, 1, 3] {
-            let runtime = Runtime::builder().workers(1).max_carriers(max).quantum(Duration::from_micros(500)).build().unwrap();
+            let runtime = Runtime::builder()
+                .workers(1)
+                .max_carriers(max)
+                .quantum(Duration::from_micros(500))
+                .build()
+                .unwrap();
             all_classes(&runtime, 2, 1);
-            let values: Vec<_> = (0..8).map(|i| runtime.spawn(move || fiber::blocking(|| {
-                std::thread::sleep(2 * MS);
-                i
-            }))).collect();
+            let values: Vec<_> = (0..8)
+                .map(|i| {
+                    runtime.spawn(move || {
+                        fiber::blocking(|| {
+                            std::thread::sleep(2 * MS);
+                            i
+                        })
+                    })
+                })
+                .collect();
             assert_eq!(values.into_iter().map(|fiber| fiber.join().unwrap()).sum::<i32>(), 28);
             if max > 0 {
-                let fibers: Vec<_> = (0..4).map(|_| runtime.spawn(|| {
-                    let _guard = fiber::lock_os_thread();
-                    let tid = gettid();
-                    unyield::sleep(2 * MS);
-                    assert_eq!(gettid(), tid);
-                })).collect();
+                let fibers: Vec<_> = (0..4)
+                    .map(|_| {
+                        runtime.spawn(|| {
+                            let _guard = fiber::lock_os_thread();
+                            let tid = gettid();
+                            unyield::sleep(2 * MS);
+                            assert_eq!(gettid(), tid);
+                        })
+                    })
+                    .collect();
                 fibers.into_iter().for_each(|fiber| fiber.join().unwrap());
             }
             assert!(runtime.handle().metrics().num_carriers() <= max);
@@ -358,44 +395,58 @@ fn blocking_and_os_thread_nest() {
     alone("blocking_and_os_thread_nest", || {
         let runtime = busy_runtime(1);
         let background = Load::start(&runtime, 2);
-        let fibers: Vec<_> = (0..6).map(|i| runtime.spawn(move || for _ in 0..10 {
-            assert_eq!(fiber::blocking(|| fiber::blocking(|| i) + 1), i + 1);
-            let outer = fiber::lock_os_thread();
-            let tid = gettid();
-            let inner = fiber::lock_os_thread();
-            assert_eq!(fiber::blocking(gettid), tid, "blocking on an OS thread of one's own stays there");
-            unyield::yield_now();
-            drop(inner);
-            spin(MS / 5);
-            assert_eq!(gettid(), tid, "the inner guard does not give the thread back");
-            drop(outer);
-            // guards dropped in the other order
-            let (outer, inner) = (fiber::lock_os_thread(), fiber::lock_os_thread());
-            let tid = gettid();
-            drop(outer);
-            unyield::sleep(MS / 5);
-            spin(MS / 5);
-            assert_eq!(gettid(), tid, "a guard that is left keeps the thread");
-            drop(inner);
-            // panics go through
-            let panic = std::panic::catch_unwind(|| fiber::blocking(|| {
-                let _guard = fiber::lock_os_thread();
-                std::panic::panic_any(i);
-            })).unwrap_err();
-            assert_eq!(*panic.downcast::<i32>().unwrap(), i);
-            let panic = std::panic::catch_unwind(|| {
-                let _guard = fiber::lock_os_thread();
-                fiber::blocking(|| std::panic::panic_any(i));
-            }).unwrap_err();
-            assert_eq!(*panic.downcast::<i32>().unwrap(), i);
-            // lock_os_thread inside blocking, kept after it
-            let guard = fiber::blocking(fiber::lock_os_thread);
-            let tid = gettid();
-            unyield::yield_now();
-            spin(MS / 5);
-            assert_eq!(gettid(), tid);
-            drop(guard);
-        })).collect();
+        let fibers: Vec<_> = (0..6)
+            .map(|i| {
+                runtime.spawn(move || {
+                    for _ in 0..10 {
+                        assert_eq!(fiber::blocking(|| fiber::blocking(|| i) + 1), i + 1);
+                        let outer = fiber::lock_os_thread();
+                        let tid = gettid();
+                        let inner = fiber::lock_os_thread();
+                        assert_eq!(
+                            fiber::blocking(gettid),
+                            tid,
+                            "blocking on an OS thread of one's own stays there"
+                        );
+                        unyield::yield_now();
+                        drop(inner);
+                        spin(MS / 5);
+                        assert_eq!(gettid(), tid, "the inner guard does not give the thread back");
+                        drop(outer);
+                        // guards dropped in the other order
+                        let (outer, inner) = (fiber::lock_os_thread(), fiber::lock_os_thread());
+                        let tid = gettid();
+                        drop(outer);
+                        unyield::sleep(MS / 5);
+                        spin(MS / 5);
+                        assert_eq!(gettid(), tid, "a guard that is left keeps the thread");
+                        drop(inner);
+                        // panics go through
+                        let panic = std::panic::catch_unwind(|| {
+                            fiber::blocking(|| {
+                                let _guard = fiber::lock_os_thread();
+                                std::panic::panic_any(i);
+                            })
+                        })
+                        .unwrap_err();
+                        assert_eq!(*panic.downcast::<i32>().unwrap(), i);
+                        let panic = std::panic::catch_unwind(|| {
+                            let _guard = fiber::lock_os_thread();
+                            fiber::blocking(|| std::panic::panic_any(i));
+                        })
+                        .unwrap_err();
+                        assert_eq!(*panic.downcast::<i32>().unwrap(), i);
+                        // lock_os_thread inside blocking, kept after it
+                        let guard = fiber::blocking(fiber::lock_os_thread);
+                        let tid = gettid();
+                        unyield::yield_now();
+                        spin(MS / 5);
+                        assert_eq!(gettid(), tid);
+                        drop(guard);
+                    }
+                })
+            })
+            .collect();
         fibers.into_iter().for_each(|fiber| fiber.join().unwrap());
         // Everything was given back: a computing fiber is on the worker.
         let worker = runtime.run(gettid);
@@ -446,19 +497,24 @@ fn waiting_in_std_costs_nothing() {
     alone("waiting_in_std_costs_nothing", || {
         let runtime = Runtime::builder().workers(1).build().unwrap();
         let pair = Arc::new((Mutex::new(false), Condvar::new()));
-        let fibers: Vec<_> = (0..20).map(|i| {
-            let pair = pair.clone();
-            runtime.spawn(move || {
-                let guard = pair.0.lock().unwrap();
-                if i % 2 == 0 {
-                    drop(pair.1.wait_while(guard, |ready| !*ready).unwrap());
-                } else {
-                    // with a timeout the call returns EINTR once, and std makes it again
-                    let (_guard, timeout) = pair.1.wait_timeout_while(guard, Duration::from_secs(100), |ready| !*ready).unwrap();
-                    assert!(!timeout.timed_out());
-                }
+        let fibers: Vec<_> = (0..20)
+            .map(|i| {
+                let pair = pair.clone();
+                runtime.spawn(move || {
+                    let guard = pair.0.lock().unwrap();
+                    if i % 2 == 0 {
+                        drop(pair.1.wait_while(guard, |ready| !*ready).unwrap());
+                    } else {
+                        // with a timeout the call returns EINTR once, and std makes it again
+                        let (_guard, timeout) = pair
+                            .1
+                            .wait_timeout_while(guard, Duration::from_secs(100), |ready| !*ready)
+                            .unwrap();
+                        assert!(!timeout.timed_out());
+                    }
+                })
             })
-        }).collect();
+            .collect();
         std::thread::sleep(200 * MS);
         let cpu = process_cpu();
         std::thread::sleep(1000 * MS);
@@ -487,14 +543,18 @@ fn restore_mask(mask: u64) {
 /// What others do while one fiber holds the only worker: all of it must get done.
 fn others_run(runtime: &Runtime) {
     let start = Instant::now();
-    let fibers: Vec<_> = (0..20u64).map(|i| runtime.spawn(move || {
-        for _ in 0..3 {
-            unyield::sleep(MS);
-            spin(MS / 2);
-            unyield::yield_now();
-        }
-        unyield::spawn(move || i).join().unwrap()
-    })).collect();
+    let fibers: Vec<_> = (0..20u64)
+        .map(|i| {
+            runtime.spawn(move || {
+                for _ in 0..3 {
+                    unyield::sleep(MS);
+                    spin(MS / 2);
+                    unyield::yield_now();
+                }
+                unyield::spawn(move || i).join().unwrap()
+            })
+        })
+        .collect();
     assert_eq!(fibers.into_iter().map(|fiber| fiber.join().unwrap()).sum::<u64>(), 190);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
@@ -504,10 +564,12 @@ fn stuck_case(hold: impl Fn(&AtomicBool) + Send + Sync + 'static) {
     let hold = Arc::new(hold);
     for stuck in [1, 3] {
         let stop = Arc::new(AtomicBool::new(false));
-        let fibers: Vec<_> = (0..stuck).map(|_| {
-            let (stop, hold) = (stop.clone(), hold.clone());
-            runtime.spawn(move || hold(&stop))
-        }).collect();
+        let fibers: Vec<_> = (0..stuck)
+            .map(|_| {
+                let (stop, hold) = (stop.clone(), hold.clone());
+                runtime.spawn(move || hold(&stop))
+            })
+            .collect();
         std::thread::sleep(5 * MS);
         for _ in 0..3 {
             others_run(&runtime);
@@ -531,30 +593,36 @@ fn stuck_case(hold: impl Fn(&AtomicBool) + Send + Sync + 'static) {
 
 #[test]
 fn a_spare_beside_an_endless_loop_with_signals_blocked() {
-    alone("a_spare_beside_an_endless_loop_with_signals_blocked", || stuck_case(|stop| {
-        let mask = block_everything();
-        while !stop.load(Relaxed) {}
-        restore_mask(mask);
-    }));
+    alone("a_spare_beside_an_endless_loop_with_signals_blocked", || {
+        stuck_case(|stop| {
+            let mask = block_everything();
+            while !stop.load(Relaxed) {}
+            restore_mask(mask);
+        })
+    });
 }
 
 #[test]
 fn a_spare_beside_a_read_with_signals_blocked() {
-    alone("a_spare_beside_a_read_with_signals_blocked", || stuck_case(|stop| {
-        let mask = block_everything();
-        while !stop.load(Relaxed) {
-            // SAFETY: no descriptors.
-            unsafe { libc::poll(std::ptr::null_mut(), 0, 20) };
-        }
-        restore_mask(mask);
-    }));
+    alone("a_spare_beside_a_read_with_signals_blocked", || {
+        stuck_case(|stop| {
+            let mask = block_everything();
+            while !stop.load(Relaxed) {
+                // SAFETY: no descriptors.
+                unsafe { libc::poll(std::ptr::null_mut(), 0, 20) };
+            }
+            restore_mask(mask);
+        })
+    });
 }
 
 #[test]
 fn a_spare_beside_a_critical_section_that_takes_long() {
-    alone("a_spare_beside_a_critical_section_that_takes_long", || stuck_case(|stop| {
-        unyield::critical(|| while !stop.load(Relaxed) {});
-    }));
+    alone("a_spare_beside_a_critical_section_that_takes_long", || {
+        stuck_case(|stop| {
+            unyield::critical(|| while !stop.load(Relaxed) {});
+        })
+    });
 }
 
 /// vfork suspends the caller until the child has ended: no signal ends that.
@@ -579,7 +647,11 @@ fn a_spare_beside_a_call_that_no_signal_ends() {
         std::thread::sleep(10 * MS);
         let start = Instant::now();
         others_run(&runtime);
-        assert!(!fiber.is_finished() && start.elapsed() < 600 * MS, "the others waited for the call: {:?}", start.elapsed());
+        assert!(
+            !fiber.is_finished() && start.elapsed() < 600 * MS,
+            "the others waited for the call: {:?}",
+            start.elapsed()
+        );
         assert_eq!(fiber.join().unwrap(), 5);
     });
 }
@@ -588,10 +660,12 @@ fn a_spare_beside_a_call_that_no_signal_ends() {
 fn no_spares_for_a_machine_that_is_merely_full() {
     alone("no_spares_for_a_machine_that_is_merely_full", || {
         let stop = Arc::new(AtomicBool::new(false));
-        let threads: Vec<_> = (0..12).map(|_| {
-            let stop = stop.clone();
-            std::thread::spawn(move || while !stop.load(Relaxed) {})
-        }).collect();
+        let threads: Vec<_> = (0..12)
+            .map(|_| {
+                let stop = stop.clone();
+                std::thread::spawn(move || while !stop.load(Relaxed) {})
+            })
+            .collect();
         let runtime = busy_runtime(2);
         let background = Load::start(&runtime, 6);
         let start = Instant::now();
@@ -636,7 +710,10 @@ fn a_spare_that_has_taken_everything_retires() {
         let before = runtime.handle().metrics().worker_preempt_count(0);
         let start = Instant::now();
         while runtime.handle().metrics().worker_preempt_count(0) < before + 5 {
-            assert!(start.elapsed() < Duration::from_secs(5), "the two do not take turns on the worker again");
+            assert!(
+                start.elapsed() < Duration::from_secs(5),
+                "the two do not take turns on the worker again"
+            );
             std::thread::sleep(MS);
         }
         stop.store(true, Relaxed);

@@ -28,8 +28,24 @@ fn gdb_unwinds_through_the_stub() {
     }
     let mut gdb = Command::new("gdb");
     // The fiber is interrupted again and again: the breakpoint is hit in both fibers, so the stacks of some stops are printed.
-    gdb.args(["-batch", "-nx", "-ex", "set pagination off", "-ex", "set breakpoint pending on", "-ex", "set print thread-events off"]);
-    gdb.args(["-ex", "handle SIGURG nostop noprint pass", "-ex", "break unyield::worker::preempt::on_tick", "-ex", "run"]);
+    gdb.args([
+        "-batch",
+        "-nx",
+        "-ex",
+        "set pagination off",
+        "-ex",
+        "set breakpoint pending on",
+        "-ex",
+        "set print thread-events off",
+    ]);
+    gdb.args([
+        "-ex",
+        "handle SIGURG nostop noprint pass",
+        "-ex",
+        "break unyield::worker::preempt::on_tick",
+        "-ex",
+        "run",
+    ]);
     for _ in 0..8 {
         gdb.args(["-ex", "backtrace", "-ex", "continue"]);
     }
@@ -39,7 +55,8 @@ fn gdb_unwinds_through_the_stub() {
         println!("skipped: there is no gdb");
         return;
     };
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if text.contains("Operation not permitted") || text.contains("not allowed") {
         println!("skipped: gdb may not trace here");
         return;
@@ -47,8 +64,14 @@ fn gdb_unwinds_through_the_stub() {
     let stacks: Vec<_> = text.split("hit Breakpoint").skip(1).collect();
     assert!(stacks.len() > 2, "the breakpoint is not hit: {text}");
     let complete = stacks.iter().filter(|stack| {
-        stack.contains("on_tick") && stack.contains("signal handler called") && stack.contains("interrupted_computation") && stack.contains("identity_main")
+        stack.contains("on_tick")
+            && stack.contains("signal handler called")
+            && stack.contains("interrupted_computation")
+            && stack.contains("identity_main")
     });
     assert!(complete.count() > 0, "no stack leads to the interrupted function: {text}");
-    assert!(!text.contains("previous frame inner to this frame") && !text.contains("corrupt stack"), "{text}");
+    assert!(
+        !text.contains("previous frame inner to this frame") && !text.contains("corrupt stack"),
+        "{text}"
+    );
 }

@@ -49,11 +49,15 @@ fn with_yields(n: u64) -> u64 {
 fn check(output: &Output, name: &str, size: usize) {
     let text = text(output);
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
-    let line = text.lines().find(|line| line.contains("has overflowed its stack")).unwrap_or_else(|| panic!("no report: {text}"));
+    let line = text
+        .lines()
+        .find(|line| line.contains("has overflowed its stack"))
+        .unwrap_or_else(|| panic!("no report: {text}"));
     assert!(line.starts_with("unyield: fiber "), "{text}");
     assert!(line.contains(name) && line.contains("spawned at ") && line.contains("fault.rs:"), "{text}");
     assert!(line.contains(&format!(" {size} bytes")), "{text}");
-    let id: u64 = line["unyield: fiber ".len()..].split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    let id: u64 =
+        line["unyield: fiber ".len()..].split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
     assert!(id > 0);
 }
 
@@ -64,16 +68,22 @@ fn overflow(runtime: Runtime, name: &'static str, size: Option<usize>, how: fn()
         if let Some(size) = size {
             builder = builder.stack_size(size);
         }
-        builder.spawn(move || {
-            spin(MS);
-            how();
-        }).unwrap().join().unwrap();
+        builder
+            .spawn(move || {
+                spin(MS);
+                how();
+            })
+            .unwrap()
+            .join()
+            .unwrap();
     });
 }
 
 #[test]
 fn overflow_with_small_frames() {
-    let output = crash("overflow_with_small_frames", || overflow(busy_runtime(2), "deep", None, || drop(black_box(small_frames(0)))));
+    let output = crash("overflow_with_small_frames", || {
+        overflow(busy_runtime(2), "deep", None, || drop(black_box(small_frames(0))))
+    });
     check(&output, "'deep'", 256 << 10);
 }
 
@@ -87,20 +97,26 @@ fn overflow_with_big_frames_and_a_size_of_its_own() {
 
 #[test]
 fn overflow_in_c() {
-    let output = crash("overflow_in_c", || overflow(busy_runtime(2), "c", Some(64 << 10), || drop(through_c(std::ptr::null(), std::ptr::null()))));
+    let output = crash("overflow_in_c", || {
+        overflow(busy_runtime(2), "c", Some(64 << 10), || drop(through_c(std::ptr::null(), std::ptr::null())))
+    });
     check(&output, "'c'", 64 << 10);
 }
 
 #[test]
 fn overflow_with_yields() {
-    let output = crash("overflow_with_yields", || overflow(busy_runtime(2), "polite", Some(32 << 10), || drop(black_box(with_yields(0)))));
+    let output = crash("overflow_with_yields", || {
+        overflow(busy_runtime(2), "polite", Some(32 << 10), || drop(black_box(with_yields(0))))
+    });
     check(&output, "'polite'", 32 << 10);
 }
 
 #[test]
 fn overflow_on_a_carrier() {
     let output = crash("overflow_on_a_carrier", || {
-        overflow(busy_runtime(1), "carried", Some(32 << 10), || fiber::blocking(|| drop(black_box(small_frames(0)))))
+        overflow(busy_runtime(1), "carried", Some(32 << 10), || {
+            fiber::blocking(|| drop(black_box(small_frames(0))))
+        })
     });
     check(&output, "'carried'", 32 << 10);
 }
@@ -108,7 +124,12 @@ fn overflow_on_a_carrier() {
 fn overflow_with(preemption: Preemption) {
     let runtime = Runtime::builder().workers(1).preemption(preemption).stack_size(48 << 10).build().unwrap();
     runtime.run(|| {
-        fiber::Builder::new().name("unpreempted").spawn(|| drop(black_box(small_frames(0)))).unwrap().join().unwrap()
+        fiber::Builder::new()
+            .name("unpreempted")
+            .spawn(|| drop(black_box(small_frames(0))))
+            .unwrap()
+            .join()
+            .unwrap()
     });
 }
 
@@ -131,7 +152,12 @@ fn overflow_on_plain_threads_is_std_s_affair() {
         std::mem::forget(Load::start(&runtime, 3));
         runtime.run(|| {
             // a plain thread, though spawned by a fiber
-            std::thread::Builder::new().name("plain one".into()).spawn(|| drop(black_box(small_frames(0)))).unwrap().join().unwrap();
+            std::thread::Builder::new()
+                .name("plain one".into())
+                .spawn(|| drop(black_box(small_frames(0))))
+                .unwrap()
+                .join()
+                .unwrap();
         });
     });
     let text = text(&output);
@@ -147,7 +173,8 @@ fn segfault() {
 
 #[test]
 fn a_segfault_in_a_fiber_is_a_segfault() {
-    let output = crash("a_segfault_in_a_fiber_is_a_segfault", || overflow(busy_runtime(2), "reader", None, segfault));
+    let output =
+        crash("a_segfault_in_a_fiber_is_a_segfault", || overflow(busy_runtime(2), "reader", None, segfault));
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{}", text(&output));
     assert!(!text(&output).contains("overflowed"), "{}", text(&output));
 }
@@ -196,13 +223,20 @@ fn use_stack(bytes: usize) -> usize {
 #[test]
 fn a_fiber_has_the_stack_that_it_asked_for() {
     alone("a_fiber_has_the_stack_that_it_asked_for", || {
-        let runtime = Runtime::builder().workers(2).stack_size(32 << 10).quantum(Duration::from_micros(100)).build().unwrap();
+        let runtime = Runtime::builder()
+            .workers(2)
+            .stack_size(32 << 10)
+            .quantum(Duration::from_micros(100))
+            .build()
+            .unwrap();
         for _ in 0..20 {
-            let fibers: Vec<_> = (0..40).map(|i| {
-                let size: usize = if i % 2 == 0 { 32 << 10 } else { (1 << 20) + 4096 * (i % 3) };
-                let body = move || black_box(use_stack(if size > 1 << 19 { 400 << 10 } else { 4 << 10 }));
-                runtime.run(|| fiber::Builder::new().stack_size(size).spawn(body).unwrap())
-            }).collect();
+            let fibers: Vec<_> = (0..40)
+                .map(|i| {
+                    let size: usize = if i % 2 == 0 { 32 << 10 } else { (1 << 20) + 4096 * (i % 3) };
+                    let body = move || black_box(use_stack(if size > 1 << 19 { 400 << 10 } else { 4 << 10 }));
+                    runtime.run(|| fiber::Builder::new().stack_size(size).spawn(body).unwrap())
+                })
+                .collect();
             fibers.into_iter().for_each(|fiber| drop(fiber.join().unwrap()));
         }
         for bytes in [0, 1, (16 << 10) - 1, usize::MAX] {

@@ -64,35 +64,56 @@ fn in_child(others: &AtomicU64, lock: &Mutex<u64>, ours: &unyield::sync::Mutex<u
     assert!(Runtime::builder().workers(1).build().is_err());
     assert!(unyield::runtime::Handle::try_current().is_none());
     spin(MS / 2);
-    assert_eq!(std::fs::read_dir("/proc/self/task").unwrap().count(), 1, "only the calling thread is in the child");
+    assert_eq!(
+        std::fs::read_dir("/proc/self/task").unwrap().count(),
+        1,
+        "only the calling thread is in the child"
+    );
     assert_eq!(others.load(SeqCst), before, "another fiber runs in the child");
     n & 0x7f
 }
 
 fn forks(workers: usize, from_carrier: bool) {
     let runtime = busy_runtime(workers);
-    let (others, lock, ours) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(0)), Arc::new(unyield::sync::Mutex::new(0)));
+    let (others, lock, ours) =
+        (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(0)), Arc::new(unyield::sync::Mutex::new(0)));
     let stop = Arc::new(AtomicBool::new(false));
-    let counting: Vec<_> = (0..4).map(|i| {
-        let (others, stop) = (others.clone(), stop.clone());
-        runtime.spawn(move || while !stop.load(Relaxed) {
-            others.fetch_add(1, SeqCst);
-            if i == 0 {
-                drop(std::hint::black_box(vec![1u8; 3000]));
+    let counting: Vec<_> = (0..4)
+        .map(|i| {
+            let (others, stop) = (others.clone(), stop.clone());
+            runtime.spawn(move || {
+                while !stop.load(Relaxed) {
+                    others.fetch_add(1, SeqCst);
+                    if i == 0 {
+                        drop(std::hint::black_box(vec![1u8; 3000]));
+                    }
+                }
+            })
+        })
+        .collect();
+    let count = others.clone();
+    runtime
+        .spawn(move || {
+            for n in 0..100 {
+                let before = count.load(SeqCst);
+                let body = || fork(|| in_child(&count, &lock, &ours, n));
+                assert_eq!(if from_carrier { fiber::blocking(body) } else { body() }, n & 0x7f);
+                assert_eq!(
+                    (*lock.lock().unwrap(), *ours.lock()),
+                    (0, 0),
+                    "what the child does stays in the child"
+                );
+                let start = Instant::now();
+                while count.load(SeqCst) == before {
+                    assert!(
+                        start.elapsed() < Duration::from_secs(5),
+                        "the parent's other fibers stand still"
+                    );
+                }
             }
         })
-    }).collect();
-    let count = others.clone();
-    runtime.spawn(move || for n in 0..100 {
-        let before = count.load(SeqCst);
-        let body = || fork(|| in_child(&count, &lock, &ours, n));
-        assert_eq!(if from_carrier { fiber::blocking(body) } else { body() }, n & 0x7f);
-        assert_eq!((*lock.lock().unwrap(), *ours.lock()), (0, 0), "what the child does stays in the child");
-        let start = Instant::now();
-        while count.load(SeqCst) == before {
-            assert!(start.elapsed() < Duration::from_secs(5), "the parent's other fibers stand still");
-        }
-    }).join().unwrap();
+        .join()
+        .unwrap();
     stop.store(true, Relaxed);
     counting.into_iter().for_each(|fiber| fiber.join().unwrap());
 }
@@ -117,14 +138,16 @@ fn fork_and_exec() {
     alone("fork_and_exec", || {
         let runtime = busy_runtime(2);
         let background = Load::start(&runtime, 3);
-        runtime.run(|| for _ in 0..20 {
-            let code = fork(|| {
-                let arguments = [c"sh".as_ptr(), c"-c".as_ptr(), c"exit 9".as_ptr(), std::ptr::null()];
-                // SAFETY: terminated strings and a terminated array.
-                unsafe { libc::execv(c"/bin/sh".as_ptr(), arguments.as_ptr()) };
-                1
-            });
-            assert_eq!(code, 9);
+        runtime.run(|| {
+            for _ in 0..20 {
+                let code = fork(|| {
+                    let arguments = [c"sh".as_ptr(), c"-c".as_ptr(), c"exit 9".as_ptr(), std::ptr::null()];
+                    // SAFETY: terminated strings and a terminated array.
+                    unsafe { libc::execv(c"/bin/sh".as_ptr(), arguments.as_ptr()) };
+                    1
+                });
+                assert_eq!(code, 9);
+            }
         });
         drop(background);
     });
@@ -139,17 +162,20 @@ fn a_child_that_returns_from_its_fiber() {
             let background = Load::start(&runtime, 3);
             for panics in [false, true] {
                 let parent = std::process::id();
-                let status = runtime.spawn(move || {
-                    // SAFETY: as in `fork`.
-                    let pid = unsafe { libc::fork() };
-                    if std::process::id() != parent {
+                let status = runtime
+                    .spawn(move || {
                         // SAFETY: as in `fork`.
-                        unsafe { libc::alarm(20) };
-                        assert!(!panics, "this panic is part of the test");
-                        return -1;
-                    }
-                    wait_for(pid)
-                }).join().unwrap();
+                        let pid = unsafe { libc::fork() };
+                        if std::process::id() != parent {
+                            // SAFETY: as in `fork`.
+                            unsafe { libc::alarm(20) };
+                            assert!(!panics, "this panic is part of the test");
+                            return -1;
+                        }
+                        wait_for(pid)
+                    })
+                    .join()
+                    .unwrap();
                 assert!(libc::WIFEXITED(status), "ended by signal {}", libc::WTERMSIG(status));
                 assert_eq!(libc::WEXITSTATUS(status), if panics { 101 } else { 0 });
             }
@@ -164,21 +190,43 @@ fn commands_and_threads() {
         for workers in [1, 2] {
             let runtime = busy_runtime(workers);
             let background = Load::start(&runtime, 3);
-            let fibers: Vec<_> = (0..4).map(|i| runtime.spawn(move || for n in 0..5 {
-                let output = std::process::Command::new("/bin/sh").args(["-c", &format!("echo out {i} {n}; echo err >&2; cat")])
-                    .stdin(std::process::Stdio::null()).output().unwrap();
-                assert_eq!(String::from_utf8_lossy(&output.stdout), format!("out {i} {n}\n"));
-                assert_eq!(String::from_utf8_lossy(&output.stderr), "err\n");
-                let mut child = std::process::Command::new("/bin/cat").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
-                child.stdin.take().unwrap().write_all(b"through a pipe").unwrap();
-                assert_eq!(child.wait_with_output().unwrap().stdout, b"through a pipe");
-                let (me, other) = (gettid(), std::thread::spawn(gettid).join().unwrap());
-                assert_ne!(me, other);
-                let sum = std::thread::scope(|s| (0..4).map(|k| s.spawn(move || k * i)).collect::<Vec<_>>().into_iter().map(|t| t.join().unwrap()).sum::<i32>());
-                assert_eq!(sum, 6 * i);
-                let panic = std::thread::spawn(|| std::panic::resume_unwind(Box::new(3))).join().unwrap_err();
-                assert_eq!(*panic.downcast::<i32>().unwrap(), 3);
-            })).collect();
+            let fibers: Vec<_> = (0..4)
+                .map(|i| {
+                    runtime.spawn(move || {
+                        for n in 0..5 {
+                            let output = std::process::Command::new("/bin/sh")
+                                .args(["-c", &format!("echo out {i} {n}; echo err >&2; cat")])
+                                .stdin(std::process::Stdio::null())
+                                .output()
+                                .unwrap();
+                            assert_eq!(String::from_utf8_lossy(&output.stdout), format!("out {i} {n}\n"));
+                            assert_eq!(String::from_utf8_lossy(&output.stderr), "err\n");
+                            let mut child = std::process::Command::new("/bin/cat")
+                                .stdin(std::process::Stdio::piped())
+                                .stdout(std::process::Stdio::piped())
+                                .spawn()
+                                .unwrap();
+                            child.stdin.take().unwrap().write_all(b"through a pipe").unwrap();
+                            assert_eq!(child.wait_with_output().unwrap().stdout, b"through a pipe");
+                            let (me, other) = (gettid(), std::thread::spawn(gettid).join().unwrap());
+                            assert_ne!(me, other);
+                            let sum = std::thread::scope(|s| {
+                                (0..4)
+                                    .map(|k| s.spawn(move || k * i))
+                                    .collect::<Vec<_>>()
+                                    .into_iter()
+                                    .map(|t| t.join().unwrap())
+                                    .sum::<i32>()
+                            });
+                            assert_eq!(sum, 6 * i);
+                            let panic = std::thread::spawn(|| std::panic::resume_unwind(Box::new(3)))
+                                .join()
+                                .unwrap_err();
+                            assert_eq!(*panic.downcast::<i32>().unwrap(), 3);
+                        }
+                    })
+                })
+                .collect();
             fibers.into_iter().for_each(|fiber| fiber.join().unwrap());
             drop(background);
         }
@@ -226,19 +274,23 @@ fn credentials() {
             quick("from a carrier", || runtime.run(|| fiber::blocking(set_ids)));
             // fibers in calls that block, on carriers, in a std condvar, parked, owners of a thread
             let pair = Arc::new((Mutex::new(false), Condvar::new()));
-            let waiting: Vec<_> = (0..12).map(|i| {
-                let pair = pair.clone();
-                runtime.spawn(move || match i % 3 {
-                    0 => drop(pair.1.wait_while(pair.0.lock().unwrap(), |ready| !*ready).unwrap()),
-                    1 => fiber::blocking(|| drop(pair.1.wait_while(pair.0.lock().unwrap(), |ready| !*ready).unwrap())),
-                    _ => {
-                        let _guard = fiber::lock_os_thread();
-                        while !*pair.0.lock().unwrap() {
-                            unyield::sleep(MS);
+            let waiting: Vec<_> = (0..12)
+                .map(|i| {
+                    let pair = pair.clone();
+                    runtime.spawn(move || match i % 3 {
+                        0 => drop(pair.1.wait_while(pair.0.lock().unwrap(), |ready| !*ready).unwrap()),
+                        1 => fiber::blocking(|| {
+                            drop(pair.1.wait_while(pair.0.lock().unwrap(), |ready| !*ready).unwrap())
+                        }),
+                        _ => {
+                            let _guard = fiber::lock_os_thread();
+                            while !*pair.0.lock().unwrap() {
+                                unyield::sleep(MS);
+                            }
                         }
-                    }
+                    })
                 })
-            }).collect();
+                .collect();
             std::thread::sleep(20 * MS);
             quick("carriers block, from a fiber", || runtime.run(set_ids));
             quick("carriers block, from a thread", set_ids);
@@ -248,9 +300,13 @@ fn credentials() {
             // identities that are made and retired meanwhile
             let stop = Arc::new(AtomicBool::new(false));
             let s = stop.clone();
-            let maker = runtime.spawn(move || while !s.load(Relaxed) {
-                let fibers: Vec<_> = (0..8).map(|_| fiber::Builder::new().stack_size(64 << 10).spawn(|| spin(MS / 20)).unwrap()).collect();
-                fibers.into_iter().for_each(|fiber| fiber.join().unwrap());
+            let maker = runtime.spawn(move || {
+                while !s.load(Relaxed) {
+                    let fibers: Vec<_> = (0..8)
+                        .map(|_| fiber::Builder::new().stack_size(64 << 10).spawn(|| spin(MS / 20)).unwrap())
+                        .collect();
+                    fibers.into_iter().for_each(|fiber| fiber.join().unwrap());
+                }
             });
             quick("identities come and go, from a fiber", || runtime.run(set_ids));
             stop.store(true, Relaxed);
@@ -295,7 +351,11 @@ fn exit_from_the_main_thread_while_fibers_run() {
         let runtime = busy_runtime(2);
         std::mem::forget(Load::start(&runtime, 4));
         for _ in 0..4 {
-            drop(runtime.spawn(|| loop { drop(std::hint::black_box(format!("{:?}", gettid()))) }));
+            drop(runtime.spawn(|| {
+                loop {
+                    drop(std::hint::black_box(format!("{:?}", gettid())))
+                }
+            }));
         }
         std::thread::sleep(20 * MS);
         std::process::exit(6);
@@ -320,16 +380,24 @@ fn abort_names_the_fiber() {
         let runtime = busy_runtime(2);
         let _background = Load::start(&runtime, 3);
         runtime.run(|| {
-            let doomed = fiber::Builder::new().name("a doomed fiber of ours").spawn(|| {
-                spin(MS);
-                std::process::abort()
-            }).unwrap();
+            let doomed = fiber::Builder::new()
+                .name("a doomed fiber of ours")
+                .spawn(|| {
+                    spin(MS);
+                    std::process::abort()
+                })
+                .unwrap();
             doomed.join().unwrap()
         });
     });
     let text = text(&output);
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
-    assert!(text.contains("'a doomed fiber of ours', spawned at ") && text.contains("process.rs:") && text.contains("abort"), "{text}");
+    assert!(
+        text.contains("'a doomed fiber of ours', spawned at ")
+            && text.contains("process.rs:")
+            && text.contains("abort"),
+        "{text}"
+    );
     assert!(text.contains("comm=a doomed fiber"), "{text}");
 }
 
@@ -358,7 +426,11 @@ fn dlopen_of_initial_exec_tls() {
             std::fs::write(&source, format!(
                 "static __thread long value __attribute__((tls_model(\"{model}\"))) = 1234; static __thread long zero;\n\
                  long next(void) {{ return value++ + zero; }}\n")).unwrap();
-            let gcc = std::process::Command::new("gcc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).status();
+            let gcc = std::process::Command::new("gcc")
+                .args(["-shared", "-fPIC", "-O1", "-o"])
+                .arg(&library)
+                .arg(&source)
+                .status();
             if !gcc.is_ok_and(|status| status.success()) {
                 println!("skipped: no working gcc");
                 return;
@@ -367,7 +439,8 @@ fn dlopen_of_initial_exec_tls() {
             NEXT.store(0, SeqCst);
             fn check() {
                 // SAFETY: the library's function, of this type.
-                let next: extern "C" fn() -> i64 = unsafe { std::mem::transmute(NEXT.load(Acquire) as usize) };
+                let next: extern "C" fn() -> i64 =
+                    unsafe { std::mem::transmute(NEXT.load(Acquire) as usize) };
                 for i in 0..1000 {
                     assert_eq!(next(), 1234 + i);
                     if i % 100 == 0 {
@@ -377,12 +450,17 @@ fn dlopen_of_initial_exec_tls() {
             }
             // before the library is there; sizes of their own, so that no identity has been used for it yet
             let size = (96 + 4 * round) << 10;
-            let start = |size| fiber::Builder::new().stack_size(size).spawn(|| {
-                while NEXT.load(Acquire) == 0 {
-                    std::hint::spin_loop();
-                }
-                check();
-            }).unwrap();
+            let start = |size| {
+                fiber::Builder::new()
+                    .stack_size(size)
+                    .spawn(|| {
+                        while NEXT.load(Acquire) == 0 {
+                            std::hint::spin_loop();
+                        }
+                        check();
+                    })
+                    .unwrap()
+            };
             let mut fibers: Vec<_> = runtime.run(move || (0..8).map(|_| start(size)).collect());
             std::thread::sleep(5 * MS);
             let path = CString::new(library.to_str().unwrap()).unwrap();

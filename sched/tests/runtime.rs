@@ -215,6 +215,7 @@ fn std_locks_on_one_worker() {
 fn blocking_and_os_thread() {
     let rt = runtime(1);
     rt.run(|| {
+        // SAFETY: no preconditions.
         let tid = || unsafe { libc::syscall(libc::SYS_gettid) };
         let before = tid();
         let inside = fiber::blocking(tid);
@@ -282,8 +283,10 @@ fn the_pool_is_trimmed() {
         let go = AtomicBool::new(false);
         unyield::scope(|s| {
             for _ in 0..500 {
-                s.spawn(|| while !go.load(Acquire) {
-                    unyield::yield_now();
+                s.spawn(|| {
+                    while !go.load(Acquire) {
+                        unyield::yield_now();
+                    }
                 });
             }
             while m.num_identities() < 500 {
@@ -299,4 +302,53 @@ fn the_pool_is_trimmed() {
     }
     assert!(m.num_identities() <= 200, "{}", m.num_identities());
     assert_eq!(rt.run(|| 1), 1);
+}
+
+/// The kernel knows the owner of such a mutex by the thread id in its word: it must be the OS thread's.
+#[test]
+fn priority_inheritance_under_lock_os_thread() {
+    struct Shared(std::cell::UnsafeCell<libc::pthread_mutex_t>, AtomicUsize);
+    // SAFETY: used through pthread's own calls only.
+    unsafe impl Sync for Shared {}
+    // SAFETY: as above.
+    unsafe impl Send for Shared {}
+    let rt = Runtime::builder().workers(2).quantum(Duration::from_micros(100)).build().unwrap();
+    // SAFETY: plain initialisation of a mutex that stays at its place in the Arc.
+    let shared = unsafe {
+        let shared = Arc::new(Shared(std::mem::zeroed(), AtomicUsize::new(0)));
+        let mut attributes = std::mem::zeroed();
+        libc::pthread_mutexattr_init(&mut attributes);
+        assert_eq!(libc::pthread_mutexattr_setprotocol(&mut attributes, libc::PTHREAD_PRIO_INHERIT), 0);
+        assert_eq!(libc::pthread_mutex_init(shared.0.get(), &attributes), 0);
+        shared
+    };
+    let handles: Vec<_> = (0..3)
+        .map(|_| {
+            let shared = shared.clone();
+            rt.spawn(move || {
+                let _thread = fiber::lock_os_thread();
+                for _ in 0..50 {
+                    // SAFETY: locked and unlocked by the same fiber, which owns its thread.
+                    unsafe {
+                        assert_eq!(libc::pthread_mutex_lock(shared.0.get()), 0);
+                        shared.1.store(shared.1.load(Relaxed) + 1, Relaxed);
+                        std::thread::sleep(Duration::from_micros(50));
+                        assert_eq!(libc::pthread_mutex_unlock(shared.0.get()), 0);
+                    }
+                }
+                // SAFETY: writes to a local set.
+                unsafe {
+                    let mut set: libc::cpu_set_t = std::mem::zeroed();
+                    assert_eq!(
+                        libc::pthread_getaffinity_np(libc::pthread_self(), size_of_val(&set), &mut set),
+                        0
+                    );
+                }
+            })
+        })
+        .collect();
+    for handle in handles {
+        handle.join().unwrap();
+    }
+    assert_eq!(shared.1.load(Relaxed), 150);
 }

@@ -42,6 +42,14 @@ fn state() -> (u64, usize, usize) {
     }
 }
 
+/// The name of the calling OS thread.
+fn thread_name() -> String {
+    let mut name = [0u8; 16];
+    // SAFETY: 16 bytes are written.
+    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    String::from_utf8_lossy(&name).trim_end_matches('\0').to_string()
+}
+
 type States = BTreeMap<i32, (u64, usize, usize)>;
 
 /// The state of every worker, looked at by fibers on them.
@@ -50,14 +58,19 @@ fn states(runtime: &Runtime, workers: usize) -> States {
     let start = Instant::now();
     while seen.lock().unwrap().len() < workers {
         assert!(start.elapsed() < Duration::from_secs(10), "not every worker runs fibers");
-        let fibers: Vec<_> = (0..2 * workers).map(|_| {
-            let seen = seen.clone();
-            runtime.spawn(move || {
-                spin(MS / 2);
-                let (tid, state) = unyield::critical(|| (gettid(), state()));
-                seen.lock().unwrap().insert(tid, state);
+        let fibers: Vec<_> = (0..2 * workers)
+            .map(|_| {
+                let seen = seen.clone();
+                runtime.spawn(move || {
+                    spin(MS / 2);
+                    // a spare may stand in for a worker that many handlers have kept busy
+                    let (name, tid, state) = unyield::critical(|| (thread_name(), gettid(), state()));
+                    if !name.starts_with("unyield-spare") {
+                        seen.lock().unwrap().insert(tid, state);
+                    }
+                })
             })
-        }).collect();
+            .collect();
         fibers.into_iter().for_each(|fiber| fiber.join().unwrap());
     }
     let states = seen.lock().unwrap().clone();
@@ -83,24 +96,26 @@ extern "C" fn watchful(_: i32) {
 fn work(runtime: &Runtime, n: u64, time: Duration) {
     thread_local!(static LOCAL: std::cell::Cell<u64> = const { std::cell::Cell::new(0) });
     let lock = Arc::new(Mutex::new(0u64));
-    let fibers: Vec<_> = (0..n).map(|i| {
-        let lock = lock.clone();
-        runtime.spawn(move || {
-            let (start, mut rounds) = (Instant::now(), 0);
-            while start.elapsed() < time {
-                LOCAL.set(i);
-                let text: String = (0..50).map(|k| char::from(b'a' + ((k + i) % 26) as u8)).collect();
-                let sum: u64 = text.bytes().map(u64::from).sum();
-                assert_eq!(sum, (0..50).map(|k| u64::from(b'a') + (k + i) % 26).sum::<u64>());
-                let float = (0..50).fold(0.0, |a: f64, k| a + f64::from(k) / 4.0);
-                assert_eq!(float, 306.25);
-                *lock.lock().unwrap() += 1;
-                assert_eq!(LOCAL.get(), i);
-                rounds += 1;
-            }
-            rounds
+    let fibers: Vec<_> = (0..n)
+        .map(|i| {
+            let lock = lock.clone();
+            runtime.spawn(move || {
+                let (start, mut rounds) = (Instant::now(), 0);
+                while start.elapsed() < time {
+                    LOCAL.set(i);
+                    let text: String = (0..50).map(|k| char::from(b'a' + ((k + i) % 26) as u8)).collect();
+                    let sum: u64 = text.bytes().map(u64::from).sum();
+                    assert_eq!(sum, (0..50).map(|k| u64::from(b'a') + (k + i) % 26).sum::<u64>());
+                    let float = (0..50).fold(0.0, |a: f64, k| a + f64::from(k) / 4.0);
+                    assert_eq!(float, 306.25);
+                    *lock.lock().unwrap() += 1;
+                    assert_eq!(LOCAL.get(), i);
+                    rounds += 1;
+                }
+                rounds
+            })
         })
-    }).collect();
+        .collect();
     let rounds: u64 = fibers.into_iter().map(|fiber| fiber.join().unwrap()).sum();
     assert_eq!(*lock.lock().unwrap(), rounds);
 }
@@ -110,15 +125,27 @@ fn work(runtime: &Runtime, n: u64, time: Duration) {
 #[test]
 fn foreign_handlers_return_where_they_began() {
     alone("foreign_handlers_return_where_they_began", || {
-        const BEFORE: [(i32, i32); 4] = [(libc::SIGUSR1, 0), (libc::SIGUSR2, libc::SA_ONSTACK), (libc::SIGWINCH, libc::SA_NODEFER), (libc::SIGHUP, libc::SA_NODEFER | libc::SA_ONSTACK)];
-        const AFTER: [(i32, i32); 3] = [(libc::SIGALRM, 0), (libc::SIGVTALRM, libc::SA_ONSTACK), (libc::SIGIO, libc::SA_NODEFER | libc::SA_ONSTACK)];
+        const BEFORE: [(i32, i32); 4] = [
+            (libc::SIGUSR1, 0),
+            (libc::SIGUSR2, libc::SA_ONSTACK),
+            (libc::SIGWINCH, libc::SA_NODEFER),
+            (libc::SIGHUP, libc::SA_NODEFER | libc::SA_ONSTACK),
+        ];
+        const AFTER: [(i32, i32); 3] = [
+            (libc::SIGALRM, 0),
+            (libc::SIGVTALRM, libc::SA_ONSTACK),
+            (libc::SIGIO, libc::SA_NODEFER | libc::SA_ONSTACK),
+        ];
         BEFORE.iter().for_each(|&(signal, flags)| drop(install(signal, flags, watchful)));
         let (begun, ended) = (Arc::new(Mutex::new(States::new())), Arc::new(Mutex::new(States::new())));
         let (b, e) = (begun.clone(), ended.clone());
-        let runtime = Runtime::builder().workers(2).quantum(QUANTUM)
+        let runtime = Runtime::builder()
+            .workers(2)
+            .quantum(QUANTUM)
             .on_worker_start(move |_| drop(b.lock().unwrap().insert(gettid(), state())))
             .on_worker_stop(move |_| drop(e.lock().unwrap().insert(gettid(), state())))
-            .build().unwrap();
+            .build()
+            .unwrap();
         AFTER.iter().for_each(|&(signal, flags)| drop(install(signal, flags, watchful)));
         let start = states(&runtime, 2);
         let stop = Arc::new(AtomicBool::new(false));
@@ -139,16 +166,29 @@ fn foreign_handlers_return_where_they_began() {
         let sent = sender.join().unwrap();
         let metrics = runtime.handle().metrics();
         let count = |f: &dyn Fn(usize) -> u64| f(0) + f(1);
-        println!("{sent} rounds sent, {} handled, {} preemptions, {} migrations, {} refused for the mask, {} for the stack", HANDLED.load(Relaxed),
-            count(&|w| metrics.worker_preempt_count(w)), count(&|w| metrics.worker_migration_count(w)),
-            count(&|w| metrics.worker_foreign_mask_count(w)), count(&|w| metrics.worker_misplaced_count(w)));
+        println!(
+            "{sent} rounds sent, {} handled, {} preemptions, {} migrations, {} refused for the mask, {} for the stack",
+            HANDLED.load(Relaxed),
+            count(&|w| metrics.worker_preempt_count(w)),
+            count(&|w| metrics.worker_migration_count(w)),
+            count(&|w| metrics.worker_foreign_mask_count(w)),
+            count(&|w| metrics.worker_misplaced_count(w))
+        );
         assert_eq!(MOVED.load(Relaxed), 0, "handlers returned on other threads");
         assert!(HANDLED.load(Relaxed) > 500);
         assert!(count(&|w| metrics.worker_preempt_count(w)) > 500);
-        assert!(count(&|w| metrics.worker_foreign_mask_count(w)) > 0 && count(&|w| metrics.worker_misplaced_count(w)) > 0, "no handler was ever interrupted");
+        assert!(
+            count(&|w| metrics.worker_foreign_mask_count(w)) > 0
+                && count(&|w| metrics.worker_misplaced_count(w)) > 0,
+            "no handler was ever interrupted"
+        );
         assert_eq!(states(&runtime, 2), start, "masks and alternate stacks are not as at start");
         drop(runtime);
-        assert_eq!(*begun.lock().unwrap(), *ended.lock().unwrap(), "a worker's thread did not get its state back");
+        assert_eq!(
+            *begun.lock().unwrap(),
+            *ended.lock().unwrap(),
+            "a worker's thread did not get its state back"
+        );
     });
 }
 
@@ -161,19 +201,37 @@ fn a_profiler_beside_preemption() {
             let start = states(&runtime, 2);
             install(libc::SIGPROF, if kind == 0 { libc::SA_ONSTACK } else { 0 }, watchful);
             let period = libc::timeval { tv_sec: 0, tv_usec: 1000 };
-            let off = libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: libc::timeval { tv_sec: 0, tv_usec: 0 } };
+            let off = libc::itimerval {
+                it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+                it_value: libc::timeval { tv_sec: 0, tv_usec: 0 },
+            };
             // SAFETY: timers of this process with a handled signal; each is ended below.
             unsafe {
                 let mut timer: libc::timer_t = null_mut();
                 if kind == 0 {
-                    assert_eq!(libc::setitimer(libc::ITIMER_PROF, &libc::itimerval { it_interval: period, it_value: period }, null_mut()), 0);
+                    assert_eq!(
+                        libc::setitimer(
+                            libc::ITIMER_PROF,
+                            &libc::itimerval { it_interval: period, it_value: period },
+                            null_mut()
+                        ),
+                        0
+                    );
                 } else {
                     let mut event: libc::sigevent = std::mem::zeroed();
                     event.sigev_notify = libc::SIGEV_SIGNAL;
                     event.sigev_signo = libc::SIGPROF;
                     assert_eq!(libc::timer_create(libc::CLOCK_PROCESS_CPUTIME_ID, &mut event, &mut timer), 0);
                     let period = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-                    assert_eq!(libc::timer_settime(timer, 0, &libc::itimerspec { it_interval: period, it_value: period }, null_mut()), 0);
+                    assert_eq!(
+                        libc::timer_settime(
+                            timer,
+                            0,
+                            &libc::itimerspec { it_interval: period, it_value: period },
+                            null_mut()
+                        ),
+                        0
+                    );
                 }
                 work(&runtime, 6, 1500 * MS);
                 if kind == 0 {
@@ -206,23 +264,31 @@ fn a_changed_mask_keeps_the_fiber_on_its_worker() {
         let runtime = busy_runtime(2);
         let start = states(&runtime, 2);
         let background = Load::start(&runtime, 5);
-        let fibers: Vec<_> = (0..3).map(|_| runtime.spawn(|| {
-            let mut threads = BTreeSet::new();
-            for _ in 0..5 {
-                set_mask(libc::SIG_BLOCK, libc::SIGUSR1);
-                let tid = gettid();
-                for _ in 0..20 {
-                    spin(MS / 4);
-                    assert_eq!(gettid(), tid, "it has moved with its mask changed");
-                    assert_ne!(state().0 & (1 << (libc::SIGUSR1 - 1)), 0, "the mask is not what it was set to");
-                }
-                set_mask(libc::SIG_UNBLOCK, libc::SIGUSR1);
-                threads.insert(tid);
-                spin(2 * MS);
-                assert_eq!(state().0 & (1 << (libc::SIGUSR1 - 1)), 0);
-            }
-            threads.len()
-        })).collect();
+        let fibers: Vec<_> = (0..3)
+            .map(|_| {
+                runtime.spawn(|| {
+                    let mut threads = BTreeSet::new();
+                    for _ in 0..5 {
+                        set_mask(libc::SIG_BLOCK, libc::SIGUSR1);
+                        let tid = gettid();
+                        for _ in 0..20 {
+                            spin(MS / 4);
+                            assert_eq!(gettid(), tid, "it has moved with its mask changed");
+                            assert_ne!(
+                                state().0 & (1 << (libc::SIGUSR1 - 1)),
+                                0,
+                                "the mask is not what it was set to"
+                            );
+                        }
+                        set_mask(libc::SIG_UNBLOCK, libc::SIGUSR1);
+                        threads.insert(tid);
+                        spin(2 * MS);
+                        assert_eq!(state().0 & (1 << (libc::SIGUSR1 - 1)), 0);
+                    }
+                    threads.len()
+                })
+            })
+            .collect();
         fibers.into_iter().for_each(|fiber| drop(fiber.join().unwrap()));
         drop(background);
         assert_eq!(states(&runtime, 2), start);
@@ -241,21 +307,25 @@ fn what_a_fiber_leaves_changed_is_repaired() {
         for long in [true, false] {
             for what in 0..4 {
                 let background = Load::start(&runtime, 1);
-                runtime.spawn(move || {
-                    match what {
-                        0 => set_mask(libc::SIG_BLOCK, libc::SIGPIPE),
-                        1 => set_mask(libc::SIG_BLOCK, libc::SIGURG),
-                        2 => unyield_preempt::tick::block_all_signals(),
-                        _ => {
-                            let mine = libc::stack_t { ss_sp: base as *mut _, ss_flags: 0, ss_size: size };
-                            // SAFETY: memory that lives for ever.
-                            assert_eq!(unsafe { libc::sigaltstack(&mine, null_mut()) }, 0);
+                runtime
+                    .spawn(move || {
+                        match what {
+                            0 => set_mask(libc::SIG_BLOCK, libc::SIGPIPE),
+                            1 => set_mask(libc::SIG_BLOCK, libc::SIGURG),
+                            2 => unyield_preempt::tick::block_all_signals(),
+                            _ => {
+                                let mine =
+                                    libc::stack_t { ss_sp: base as *mut _, ss_flags: 0, ss_size: size };
+                                // SAFETY: memory that lives for ever.
+                                assert_eq!(unsafe { libc::sigaltstack(&mine, null_mut()) }, 0);
+                            }
                         }
-                    }
-                    if long {
-                        spin(10 * MS); // long enough to be noticed
-                    }
-                }).join().unwrap();
+                        if long {
+                            spin(10 * MS); // long enough to be noticed
+                        }
+                    })
+                    .join()
+                    .unwrap();
                 drop(background);
                 // The fibers that come after: the first may have to suffer, the worker may not, and not for long.
                 let begin = Instant::now();
@@ -268,7 +338,10 @@ fn what_a_fiber_leaves_changed_is_repaired() {
                     if preempted && start.values().next() == Some(&worker_state(&runtime)) {
                         break;
                     }
-                    assert!(begin.elapsed() < Duration::from_secs(5), "case {what}, long {long}: the worker stays altered");
+                    assert!(
+                        begin.elapsed() < Duration::from_secs(5),
+                        "case {what}, long {long}: the worker stays altered"
+                    );
                 }
             }
         }
@@ -290,13 +363,8 @@ fn what_a_fiber_leaves_changed_is_repaired() {
 fn worker_state(runtime: &Runtime) -> (u64, usize, usize) {
     let start = Instant::now();
     loop {
-        let (name, state) = runtime.run(|| unyield::critical(|| {
-            let mut name = [0u8; 16];
-            // SAFETY: 16 bytes are written.
-            unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-            (name, state())
-        }));
-        if name.starts_with(b"unyield-0") {
+        let (name, state) = runtime.run(|| unyield::critical(|| (thread_name(), state())));
+        if name == "unyield-0" {
             return state;
         }
         assert!(start.elapsed() < Duration::from_secs(5), "only spares run fibers");
@@ -320,26 +388,35 @@ fn sigaltstack_in_a_fiber() {
         let start = states(&runtime, 2);
         install(libc::SIGUSR1, libc::SA_ONSTACK, where_am_i);
         let background = Load::start(&runtime, 4);
-        runtime.run(|| for round in 0..10 {
-            let memory = vec![0u8; 64 << 10];
-            EXPECTED[0].store(memory.as_ptr() as u64, Relaxed);
-            EXPECTED[1].store(memory.as_ptr() as u64 + memory.len() as u64, Relaxed);
-            // SAFETY: a live stack, given back before it is freed.
-            unsafe {
-                let mut before: libc::stack_t = std::mem::zeroed();
-                let mine = libc::stack_t { ss_sp: memory.as_ptr() as *mut _, ss_flags: 0, ss_size: memory.len() };
-                assert_eq!(libc::sigaltstack(&mine, &mut before), 0);
-                let tid = gettid();
-                spin(5 * MS);
-                assert_eq!(gettid(), tid, "it has moved with its alternate stack changed");
-                send(tid, libc::SIGUSR1);
-                let begin = Instant::now();
-                while INSIDE.load(Relaxed) <= round {
-                    assert!(begin.elapsed() < Duration::from_secs(5), "the handler did not run on the fiber's alternate stack");
+        runtime.run(|| {
+            for round in 0..10 {
+                let memory = vec![0u8; 64 << 10];
+                EXPECTED[0].store(memory.as_ptr() as u64, Relaxed);
+                EXPECTED[1].store(memory.as_ptr() as u64 + memory.len() as u64, Relaxed);
+                // SAFETY: a live stack, given back before it is freed.
+                unsafe {
+                    let mut before: libc::stack_t = std::mem::zeroed();
+                    let mine = libc::stack_t {
+                        ss_sp: memory.as_ptr() as *mut _,
+                        ss_flags: 0,
+                        ss_size: memory.len(),
+                    };
+                    assert_eq!(libc::sigaltstack(&mine, &mut before), 0);
+                    let tid = gettid();
+                    spin(5 * MS);
+                    assert_eq!(gettid(), tid, "it has moved with its alternate stack changed");
+                    send(tid, libc::SIGUSR1);
+                    let begin = Instant::now();
+                    while INSIDE.load(Relaxed) <= round {
+                        assert!(
+                            begin.elapsed() < Duration::from_secs(5),
+                            "the handler did not run on the fiber's alternate stack"
+                        );
+                    }
+                    assert_eq!(libc::sigaltstack(&before, null_mut()), 0);
                 }
-                assert_eq!(libc::sigaltstack(&before, null_mut()), 0);
+                spin(MS);
             }
-            spin(MS);
         });
         drop(background);
         assert_eq!(states(&runtime, 2), start);
@@ -383,7 +460,10 @@ fn wait_for_foreign(what: &str, trigger: impl FnOnce()) {
     trigger();
     let start = Instant::now();
     while FOREIGN.load(Relaxed) == before {
-        assert!(start.elapsed() < Duration::from_secs(5), "the handler that was there before did not get {what}");
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "the handler that was there before did not get {what}"
+        );
         std::thread::sleep(MS / 10);
     }
 }
@@ -400,11 +480,19 @@ fn a_handler_that_was_there_before_gets_what_is_not_ours() {
             assert_eq!(FOREIGN.load(Relaxed), 0, "it gets the runtime's own");
             for _ in 0..20 {
                 // SAFETY: a handled signal to this process.
-                wait_for_foreign("a kill from inside", || assert_eq!(unsafe { libc::kill(libc::getpid(), signal) }, 0));
+                wait_for_foreign("a kill from inside", || {
+                    assert_eq!(unsafe { libc::kill(libc::getpid(), signal) }, 0)
+                });
                 let pid = std::process::id().to_string();
                 let number = signal.to_string();
                 wait_for_foreign("a kill from outside", || {
-                    assert!(std::process::Command::new("/bin/sh").args(["-c", &format!("kill -{number} {pid}")]).status().unwrap().success());
+                    assert!(
+                        std::process::Command::new("/bin/sh")
+                            .args(["-c", &format!("kill -{number} {pid}")])
+                            .status()
+                            .unwrap()
+                            .success()
+                    );
                 });
             }
             if signal == libc::SIGURG {
@@ -414,7 +502,9 @@ fn a_handler_that_was_there_before_gets_what_is_not_ours() {
                 // SAFETY: descriptors of our own, one byte.
                 unsafe {
                     assert_eq!(libc::fcntl(receiver.as_raw_fd(), libc::F_SETOWN, libc::getpid()), 0);
-                    wait_for_foreign("out-of-band data", || assert_eq!(libc::send(sender.as_raw_fd(), c"!".as_ptr().cast(), 1, libc::MSG_OOB), 1));
+                    wait_for_foreign("out-of-band data", || {
+                        assert_eq!(libc::send(sender.as_raw_fd(), c"!".as_ptr().cast(), 1, libc::MSG_OOB), 1)
+                    });
                 }
             }
             drop(background);
@@ -441,11 +531,34 @@ fn preempts(runtime: &Runtime) {
 #[test]
 fn other_signals() {
     alone("other_signals", || {
-        for signal in [libc::SIGUSR2, libc::SIGUSR1, libc::SIGIO, libc::SIGPROF, libc::SIGRTMIN(), libc::SIGRTMIN() + 5, libc::SIGRTMAX()] {
+        for signal in [
+            libc::SIGUSR2,
+            libc::SIGUSR1,
+            libc::SIGIO,
+            libc::SIGPROF,
+            libc::SIGRTMIN(),
+            libc::SIGRTMIN() + 5,
+            libc::SIGRTMAX(),
+        ] {
             let runtime = Runtime::builder().workers(1).signal(signal).build().unwrap();
             preempts(&runtime);
         }
-        for signal in [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGTRAP, 32, 33, 0, -1, 65, 1000] {
+        for signal in [
+            libc::SIGKILL,
+            libc::SIGSTOP,
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGILL,
+            libc::SIGFPE,
+            libc::SIGABRT,
+            libc::SIGTRAP,
+            32,
+            33,
+            0,
+            -1,
+            65,
+            1000,
+        ] {
             let error = Runtime::builder().workers(1).signal(signal).build().unwrap_err();
             assert!(error.to_string().contains("signal"), "{signal}: {error}");
         }
@@ -463,22 +576,62 @@ fn a_thread_that_blocks_all_signals_may_start_a_runtime() {
             let values: Vec<_> = (0..4).map(|i| runtime.spawn(move || fiber::blocking(|| i))).collect();
             assert_eq!(values.into_iter().map(|fiber| fiber.join().unwrap()).sum::<i32>(), 6);
             preempts(&runtime);
-        }).join().unwrap();
+        })
+        .join()
+        .unwrap();
     });
 }
 
 #[test]
 fn several_runtimes_at_once() {
     alone("several_runtimes_at_once", || {
-        let settings = [(libc::SIGURG, 100), (libc::SIGUSR2, 1000), (libc::SIGRTMIN() + 3, 5000), (libc::SIGURG, 300)];
-        let runtimes: Vec<_> = settings.iter().map(|&(signal, quantum)| {
-            Runtime::builder().workers(1).signal(signal).quantum(Duration::from_micros(quantum)).build().unwrap()
-        }).collect();
+        let settings =
+            [(libc::SIGURG, 100), (libc::SIGUSR2, 1000), (libc::SIGRTMIN() + 3, 5000), (libc::SIGURG, 300)];
+        let runtimes: Vec<_> = settings
+            .iter()
+            .map(|&(signal, quantum)| {
+                Runtime::builder()
+                    .workers(1)
+                    .signal(signal)
+                    .quantum(Duration::from_micros(quantum))
+                    .build()
+                    .unwrap()
+            })
+            .collect();
         let loads: Vec<_> = runtimes.iter().map(|runtime| Load::start(runtime, 2)).collect();
+        let handles: Vec<_> = runtimes.iter().map(|r| r.handle().clone()).collect();
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(Duration::from_secs(5));
+                for (i, h) in handles.iter().enumerate() {
+                    let m = h.metrics();
+                    eprintln!(
+                        "rt {i}: alive {} ints {} pre {} incalls {} def {} misp {} mask {} stale {} switches {} ticks {} spares {} carriers {}",
+                        m.num_alive_fibers(),
+                        m.worker_interrupt_count(0),
+                        m.worker_preempt_count(0),
+                        m.worker_call_preempt_count(0),
+                        m.worker_deferred_count(0),
+                        m.worker_misplaced_count(0),
+                        m.worker_foreign_mask_count(0),
+                        m.worker_stale_count(0),
+                        m.worker_switch_count(0),
+                        m.ticks_sent(),
+                        m.num_spares(),
+                        m.num_carriers()
+                    );
+                }
+            }
+        });
+        eprintln!("A");
         runtimes.iter().for_each(preempts);
-        std::thread::scope(|scope| runtimes.iter().for_each(|runtime| drop(scope.spawn(|| work(runtime, 3, 300 * MS)))));
-        // from one into the other
-        let sum: u64 = runtimes[0].run(|| runtimes[1].run(|| runtimes[2].run(|| runtimes[3].spawn(|| 40).join().unwrap() + 1) + 1));
+        eprintln!("B");
+        std::thread::scope(|scope| {
+            runtimes.iter().for_each(|runtime| drop(scope.spawn(|| work(runtime, 3, 300 * MS))))
+        });
+        eprintln!("C");
+        let sum: u64 = runtimes[0]
+            .run(|| runtimes[1].run(|| runtimes[2].run(|| runtimes[3].spawn(|| 40).join().unwrap() + 1) + 1));
         assert_eq!(sum, 42);
         drop(loads);
     });

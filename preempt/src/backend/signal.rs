@@ -30,7 +30,16 @@ static INSTALL: Mutex<()> = Mutex::new(());
 /// # Errors
 /// `InvalidInput` for a signal that cannot be caught, that reports a fault, or that libc keeps for itself; otherwise what `sigaction` says.
 pub fn install(signal: i32) -> io::Result<()> {
-    let unusable = [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT];
+    let unusable = [
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGTRAP,
+        libc::SIGABRT,
+    ];
     let kept_by_libc = (32..libc::SIGRTMIN()).contains(&signal);
     if !(1..SIGNALS as i32).contains(&signal) || unusable.contains(&signal) || kept_by_libc {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "this signal cannot carry interrupts"));
@@ -68,7 +77,8 @@ pub fn is_installed(signal: i32) -> bool {
     // SAFETY: only reads the current action.
     unsafe {
         let mut action: libc::sigaction = core::mem::zeroed();
-        libc::sigaction(signal, null(), &mut action) == 0 && action.sa_sigaction == entry as *const () as usize
+        libc::sigaction(signal, null(), &mut action) == 0
+            && action.sa_sigaction == entry as *const () as usize
     }
 }
 
@@ -91,7 +101,9 @@ pub(crate) fn notify(receiver: &Receiver) {
         unsafe {
             let errno = libc::__errno_location();
             let saved = *errno;
-            libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal);
+            if libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal) != 0 {
+                receiver.upid.acknowledge(); // nothing is on its way (a full queue of real-time signals): the next post tries again
+            }
             *errno = saved;
         }
     }

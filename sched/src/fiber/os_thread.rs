@@ -100,6 +100,8 @@ pub fn lock_os_thread() -> OsThreadGuard {
             if identity.os_locks.get() == 0 && worker.role == Role::Carrier {
                 identity.bound.set(worker);
                 worker.owned.store(true, Release);
+                // SAFETY: masked, the running identity; `can_move` has refused shared ones.
+                unsafe { identity.show_tid(true) };
             }
             bound = !identity.bound.get().is_null();
             identity.os_locks.set(identity.os_locks.get() + u32::from(bound));
@@ -149,6 +151,8 @@ impl Drop for OsThreadGuard {
 fn give_back(worker: &Worker, identity: &Identity) {
     identity.bound.set(null());
     worker.owned.store(false, Release);
+    // SAFETY: masked, the running identity, which was not shared when it was bound.
+    unsafe { identity.show_tid(false) };
     worker.receiver.suspect(); // it may have left its mark on the thread
 }
 

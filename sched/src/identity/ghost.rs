@@ -94,7 +94,8 @@ pub(crate) fn create(size: usize) -> io::Result<&'static Identity> {
             libc::syscall(libc::SYS_futex, identity.alive.as_ptr(), libc::FUTEX_WAIT, 1, 0usize);
         }
         // owner of recursive and robust mutexes
-        *identity.tid.get() = take_tid();
+        identity.own_tid.set(take_tid());
+        *identity.tid.get() = identity.own_tid.get();
     }
     Ok(identity)
 }
@@ -165,7 +166,7 @@ pub(crate) unsafe fn retire(identity: &'static Identity) {
         gate.set_receiver(std::ptr::null());
         gate.open(); // with no receiver nothing can come, and destructors may use what is not for critical sections
         gate.set_owner(null_mut());
-        let fake = *identity.tid.get();
+        let fake = identity.own_tid.get();
         let sink = SavedContext::empty();
         let started = insn::clone_onto(
             flags as usize,

@@ -36,7 +36,9 @@ pub(crate) struct Identity {
     pub(crate) gate: Cell<*const Gate>,
     pub(crate) stack: Stack,
     pub(crate) pthread: Cell<libc::pthread_t>,
+    /// Where libc keeps the thread id in the TCB, and the id that no thread has, which stands there unless the fiber owns an OS thread.
     pub(crate) tid: Cell<*mut u32>,
+    pub(crate) own_tid: Cell<u32>,
     /// 1 until the kernel has ended the task that made it (the kernel clears and wakes it).
     pub(crate) alive: AtomicI32,
     pub(crate) task: AtomicPtr<Task>,
@@ -71,6 +73,7 @@ impl Identity {
             stack,
             pthread: Cell::new(0),
             tid: Cell::new(null_mut()),
+            own_tid: Cell::new(0),
             alive: AtomicI32::new(1),
             task: AtomicPtr::new(null_mut()),
             last_worker: Cell::new(usize::MAX),
@@ -82,6 +85,18 @@ impl Identity {
             next_free: Cell::new(null()),
             next_up: Cell::new(None),
         }
+    }
+
+    /// Puts the id of the calling OS thread, or its own again, where libc looks: what the kernel knows a thread by (priority inheritance, affinity).
+    ///
+    /// # Safety
+    /// Masked, by the running identity, which is not shared.
+    pub(crate) unsafe fn show_tid(&self, os_thread: bool) {
+        // SAFETY: the word lies in our own TCB; gettid has no preconditions.
+        unsafe {
+            *self.tid.get() =
+                if os_thread { libc::syscall(libc::SYS_gettid) as u32 } else { self.own_tid.get() }
+        };
     }
 
     /// True if it has no thread identity of its own.

@@ -233,6 +233,9 @@ impl Builder {
         if !fork::alive() {
             return unavailable("no runtime can be built in a child that was forked from a fiber");
         }
+        if probe::shadow_stack() {
+            return unavailable("a CET shadow stack is on for this thread: no stack switch works there");
+        }
         if self.preemption != Preemption::AtCheckpoints {
             if let Some(why) = probe::identity_obstacle() {
                 return unavailable(why);

@@ -21,7 +21,8 @@ pub(crate) fn install() {
                 let mut action: libc::sigaction = std::mem::zeroed();
                 action.sa_sigaction = handler as *const () as usize;
                 // as the handler that we call expects it
-                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | (previous.sa_flags & libc::SA_NODEFER);
+                action.sa_flags =
+                    libc::SA_SIGINFO | libc::SA_ONSTACK | (previous.sa_flags & libc::SA_NODEFER);
                 action.sa_mask = previous.sa_mask;
                 libc::sigaction(signo, &action, null_mut());
             }
@@ -46,7 +47,8 @@ unsafe extern "C" fn handler(signo: i32, info: *mut libc::siginfo_t, context: *m
             }
         }
         // std's handler aborts on a plain thread's stack overflow. The alternate stack that it runs on there has no room for one more signal frame.
-        let taken = if signo != libc::SIGABRT && task::current().is_none() { hand_back_abort() } else { None };
+        let taken =
+            if signo != libc::SIGABRT && task::current().is_none() { hand_back_abort() } else { None };
         let table = &raw const PREVIOUS;
         let previous = (*table)[signo as usize & 31];
         match previous {
@@ -78,7 +80,8 @@ unsafe fn hand_back_abort() -> Option<libc::sigaction> {
     // SAFETY: PREVIOUS is constant after installation; plain sigaction calls, which are async-signal-safe.
     unsafe {
         let mut current: libc::sigaction = std::mem::zeroed();
-        let ours = libc::sigaction(libc::SIGABRT, std::ptr::null(), &mut current) == 0 && current.sa_sigaction == handler as *const () as usize;
+        let ours = libc::sigaction(libc::SIGABRT, std::ptr::null(), &mut current) == 0
+            && current.sa_sigaction == handler as *const () as usize;
         let table = &raw const PREVIOUS;
         let previous = (*table)[libc::SIGABRT as usize]?;
         (ours && libc::sigaction(libc::SIGABRT, &previous, null_mut()) == 0).then_some(current)

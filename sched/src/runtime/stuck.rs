@@ -16,7 +16,12 @@ fn read_proc<'a>(tid: i32, name: &str, buffer: &'a mut [u8]) -> &'a [u8] {
     path.push("\0");
     // SAFETY: a terminated path; the file is closed again; at most the buffer is written.
     unsafe {
-        let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.bytes().as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        let file = libc::syscall(
+            libc::SYS_openat,
+            libc::AT_FDCWD,
+            path.bytes().as_ptr(),
+            libc::O_RDONLY | libc::O_CLOEXEC,
+        );
         if file < 0 {
             return &[];
         }

@@ -4,7 +4,7 @@
 
 use super::{Shared, fork};
 use crate::preempt::Preemption;
-use crate::worker::{TICK, Worker, spare};
+use crate::worker::{TICK, Worker, spare, stalled};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 use unyield_preempt::tick;
@@ -69,6 +69,7 @@ pub(crate) fn run(runtime: &Shared) {
     let mut carriers = vec![SeenCarrier::default(); runtime.carriers.max];
     let mut quiet = 0;
     let mut next_ageing = 0;
+    let mut stalled_due = 0;
     let ticking = runtime.preemption != Preemption::Off;
     while !runtime.halted.load(Acquire) {
         let now = tick::now();
@@ -84,7 +85,12 @@ pub(crate) fn run(runtime: &Shared) {
             }
             contended |= balance(runtime, &seen, &mut spares, now);
         }
-        let next_carrier = if ticking { visit_carriers(runtime, &mut carriers, now) } else { u64::MAX };
+        let next_carrier = if ticking {
+            stalled::look(runtime, now, &mut stalled_due);
+            visit_carriers(runtime, &mut carriers, now)
+        } else {
+            u64::MAX
+        };
         contended |= rescue(runtime);
         quiet = if contended { 0 } else { quiet + 1 };
         if !ticking {
@@ -99,7 +105,9 @@ pub(crate) fn run(runtime: &Shared) {
             runtime.timers.nap(until, token);
         } else if runtime.armed.try_disarm(|| needed(runtime)) {
             let spare = if runtime.spares.any_awake() { now + SPARE_PERIOD } else { u64::MAX };
-            let (until, _) = runtime.timers.plan(next_carrier.min(spare));
+            // who is stalled from here on finds us disarmed
+            let stalled = stalled::next_look(runtime, now);
+            let (until, _) = runtime.timers.plan(next_carrier.min(spare).min(stalled));
             let limit = (until != u64::MAX).then(|| Duration::from_nanos(until.saturating_sub(tick::now())));
             if runtime.armed.wait(limit) {
                 quiet = 0;
@@ -128,7 +136,14 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
     let contended = worker.has_other_work();
     if seen.slice != slice {
         let first_cpu = if contended { thread_cpu(worker.receiver.tid()) } else { 0 };
-        *seen = Seen { slice, since: now, first_cpu, next_look: seen.next_look, wants_cpu: seen.wants_cpu, ..Seen::default() };
+        *seen = Seen {
+            slice,
+            since: now,
+            first_cpu,
+            next_look: seen.next_look,
+            wants_cpu: seen.wants_cpu,
+            ..Seen::default()
+        };
         worker.stuck.store(false, Relaxed);
     }
     if !contended {
@@ -136,7 +151,10 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
     }
     if now - seen.since >= runtime.quantum_ns && fork::alive() {
         // On a full machine a fiber must not lose its turn because the kernel did not run its worker.
-        if seen.ticks == 0 && seen.first_cpu != 0 && starved(runtime, worker, seen, seen.first_cpu, runtime.quantum_ns / 2, now) {
+        if seen.ticks == 0
+            && seen.first_cpu != 0
+            && starved(runtime, worker, seen, seen.first_cpu, runtime.quantum_ns / 2, now)
+        {
             return true;
         }
         seen.ticks = seen.ticks.saturating_add(1);
@@ -151,8 +169,16 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
                 worker.receiver.suspect();
             }
         }
-        if seen.stuck && seen.ticks >= REPORT && now - seen.since >= REPORT_TIME && !std::mem::replace(&mut seen.reported, true) {
-            super::stuck::report(runtime, worker, worker.receiver.counters.deferred.load(Relaxed) > seen.deferred);
+        if seen.stuck
+            && seen.ticks >= REPORT
+            && now - seen.since >= REPORT_TIME
+            && !std::mem::replace(&mut seen.reported, true)
+        {
+            super::stuck::report(
+                runtime,
+                worker,
+                worker.receiver.counters.deferred.load(Relaxed) > seen.deferred,
+            );
         }
         worker.tick_slice.store(slice, Relaxed);
         worker.receiver.post(TICK);

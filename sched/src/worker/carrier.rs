@@ -3,9 +3,10 @@
 //! The first tick that finds a fiber inside a blocking call moves it here. If the call is one that any thread may make, the carrier makes it for the fiber,
 //! which stays switched away: its registers are in its frame, the result goes there, and the fiber is queued for a worker at once; no polling,
 //! no second signal. Otherwise (a call bound to the thread, one that has returned EINTR) the fiber itself goes on here, and is ticked back to a
-//! worker once its thread uses CPU time. If there is no carrier to be had, the fiber stays queued and the call is made again in its turn.
+//! worker once its thread uses CPU time. If there is no carrier to be had, the fiber stays queued and the call is made again in its turn; a wait for a futex
+//! is left to `stalled`.
 
-use super::{Role, Worker, enqueue, resume};
+use super::{Role, Worker, enqueue, resume, stalled};
 use crate::identity::Identity;
 use crate::lock::Lock;
 use crate::runtime::Shared;
@@ -15,7 +16,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize};
 use unyield_preempt::Syscall;
 use unyield_preempt::arch::insn;
-use unyield_stealing::List;
+use unyield_stealing::{Injector, List};
 
 /// The carriers of a runtime.
 pub(crate) struct Carriers {
@@ -28,6 +29,8 @@ pub(crate) struct Carriers {
     /// Fibers that found no carrier and wait for none, for which none was started yet.
     denied: AtomicUsize,
     pub(crate) waiting: AtomicUsize,
+    /// Fibers that wait for a futex and have no carrier: see `stalled`.
+    pub(super) stalled: Injector<Runnable>,
     pub(crate) max: usize,
     /// Slots `0..count` are filled.
     pub(crate) threads: Box<[AtomicPtr<Worker>]>,
@@ -54,6 +57,7 @@ impl Carriers {
             starting: AtomicUsize::new(0),
             denied: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            stalled: Injector::new(),
             max,
             threads: (0..max).map(|_| AtomicPtr::new(null_mut())).collect(),
             handles: parking_lot::Mutex::new(Vec::new()),
@@ -85,6 +89,11 @@ impl Carriers {
         state.idle = first.next_idle.get();
         first.listed.set(false);
         self.idle.fetch_sub(1, Relaxed);
+    }
+
+    /// How many serve a fiber, or are about to.
+    pub(super) fn busy(&self) -> usize {
+        self.count.load(Relaxed).saturating_sub(self.idle.load(Relaxed) + self.starting.load(Relaxed))
     }
 
     /// True if the service should start another thread.
@@ -161,11 +170,8 @@ pub(crate) unsafe fn moved(worker: &Worker, identity: &Identity) {
             worker.assigned.store((identity as *const Identity).cast_mut(), Release);
             return;
         }
-        if identity.bound.get().is_null()
-            && let Some(carrier) = runtime.carriers.take_idle()
-        {
-            assign(carrier, identity);
-        } else {
+        let free = identity.bound.get().is_null();
+        if !(free && (stalled::take(runtime, identity) || offer(runtime, identity))) {
             if !identity.denied.replace(true) {
                 runtime.carriers.denied.fetch_add(1, Relaxed);
             }
@@ -175,6 +181,15 @@ pub(crate) unsafe fn moved(worker: &Worker, identity: &Identity) {
     if runtime.carriers.wants_more() {
         runtime.service.wake();
     }
+}
+
+/// Gives a fiber that was interrupted in a call to an idle carrier. False: there is none.
+///
+/// # Safety
+/// Masked or the timer thread; the identity is at rest with its frame noted, and the caller's.
+pub(super) unsafe fn offer(runtime: &Shared, identity: &Identity) -> bool {
+    // SAFETY: taken from the idle list; the identity is the caller's to give.
+    runtime.carriers.take_idle().map(|carrier| unsafe { assign(carrier, identity) }).is_some()
 }
 
 /// A fiber asks for a carrier and has left its stack.

@@ -20,6 +20,7 @@ pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod runnable;
 pub(crate) mod spare;
+pub(crate) mod stalled;
 
 use crate::identity::Identity;
 use crate::park::Waiter;

@@ -112,7 +112,10 @@ impl Worker {
                 if !starving && runtime.idle.begin_search() {
                     let mut found = None;
                     for _ in 0..SEARCHES {
-                        found = self.take_injected().and_then(|runnable| self.bind(runnable)).or_else(|| self.steal(runtime, rng));
+                        found = self
+                            .take_injected()
+                            .and_then(|runnable| self.bind(runnable))
+                            .or_else(|| self.steal(runtime, rng));
                         if found.is_some() {
                             break;
                         }

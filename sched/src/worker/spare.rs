@@ -138,7 +138,8 @@ pub(crate) unsafe fn serve(spare: &Worker) {
 pub(crate) fn start_one(runtime: &Shared) -> std::io::Result<()> {
     let spares = &runtime.spares;
     let number = spares.count.load(Relaxed);
-    let spare: &'static Worker = Box::leak(Box::new(Worker::new(Role::Spare, runtime.workers.len() + number)));
+    let spare: &'static Worker =
+        Box::leak(Box::new(Worker::new(Role::Spare, runtime.workers.len() + number)));
     spare.runtime.set(runtime);
     let started = std::thread::Builder::new().name(format!("unyield-spare-{number}")).spawn(move || {
         // SAFETY: this thread becomes the spare; shutdown joins it before the runtime goes.

@@ -3,9 +3,9 @@
 
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use unyield::{JoinHandle, Runtime};
 
@@ -26,7 +26,12 @@ pub fn alone(test: &str, body: impl FnOnce()) {
         return body();
     }
     let output = child(test, |_| ());
-    assert!(output.status.success(), "{test} failed in its own process: {}\n{}", output.status, text(&output));
+    assert!(
+        output.status.success(),
+        "{test} failed in its own process: {}\n{}",
+        output.status,
+        text(&output)
+    );
 }
 
 /// Runs `body`, which ends the process, in a process of its own; returns how it ended and what it printed. In the child it does not return.
@@ -44,7 +49,11 @@ pub fn crash(test: &str, body: impl FnOnce()) -> Output {
 
 /// stdout and stderr.
 pub fn text(output: &Output) -> String {
-    format!("--- stdout\n{}--- stderr\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "--- stdout\n{}--- stderr\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// Runs the test binary again with only `test`.
@@ -73,7 +82,11 @@ pub fn child(test: &str, prepare: impl FnOnce(&mut Command)) -> Output {
             stacks(test, child.id());
             child.kill().unwrap();
             child.wait().unwrap();
-            let output = Output { status: Default::default(), stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+            let output = Output {
+                status: Default::default(),
+                stdout: stdout.join().unwrap(),
+                stderr: stderr.join().unwrap(),
+            };
             panic!("{test} hangs in its own process\n{}", text(&output));
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -84,8 +97,10 @@ pub fn child(test: &str, prepare: impl FnOnce(&mut Command)) -> Output {
 /// Where UNYIELD_TEST_STACKS names a directory, the stacks of a hanging child are kept there.
 fn stacks(test: &str, pid: u32) {
     if let Some(directory) = std::env::var_os("UNYIELD_TEST_STACKS") {
-        let file = std::fs::File::create(std::path::Path::new(&directory).join(format!("{test}-{pid}.txt"))).unwrap();
-        let gdb = ["-p", &pid.to_string(), "-batch", "-ex", "set pagination off", "-ex", "thread apply all bt"];
+        let file = std::fs::File::create(std::path::Path::new(&directory).join(format!("{test}-{pid}.txt")))
+            .unwrap();
+        let gdb =
+            ["-p", &pid.to_string(), "-batch", "-ex", "set pagination off", "-ex", "thread apply all bt"];
         drop(Command::new("gdb").args(gdb).stdin(Stdio::null()).stdout(file).stderr(Stdio::null()).status());
     }
 }

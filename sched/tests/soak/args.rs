@@ -4,11 +4,12 @@ use crate::kinds::{KINDS, Kind};
 use std::time::Duration;
 
 pub const USAGE: &str = "usage: soak [--seconds N] [--workers N[,N…]] [--quantum-us N] [--seed N] [--kinds name[,name…]] [--without name[,name…]]
-            [--fibers N] [--patience N] [--verbose] [--hold]
+            [--fibers N] [--carriers N] [--patience N] [--verbose] [--hold]
   --seconds     of each run (default 10, the short form)
   --workers     one run for each number (default 2,4)
   --quantum-us  20 to 1000000 (default 100)
   --fibers      tasks at a time (default 200)
+  --carriers    at most so many (default 512): few make blocked fibers take turns
   --kinds       only these; --without: all but these
   --patience    seconds without the end of a task that are a stall (default 60)
   --verbose     reports every ten seconds, figures of each worker
@@ -21,6 +22,7 @@ pub struct Options {
     pub seed: u64,
     pub kinds: Vec<&'static Kind>,
     pub fibers: u64,
+    pub carriers: usize,
     pub patience: u64,
     pub verbose: bool,
     pub hold: bool,
@@ -36,6 +38,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
             ^ std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_micros() as u64),
         kinds: KINDS.iter().collect(),
         fibers: 200,
+        carriers: 512,
         patience: 60,
         verbose: false,
         hold: false,
@@ -62,6 +65,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Options>,
                 let not = named(&value()?)?;
                 options.kinds.retain(|kind| !not.iter().any(|other| other.name == kind.name));
             }
+            "--carriers" => options.carriers = number(&argument, &value()?, 1, 4096)? as usize,
             "--patience" => options.patience = number(&argument, &value()?, 1, 1_000_000)?,
             "--verbose" => options.verbose = true,
             "--hold" => options.hold = true,

@@ -75,6 +75,7 @@ fn soak(options: &Options, workers: usize, report: &print::Report) -> bool {
         .workers(workers)
         .quantum(options.quantum)
         .rng_seed(options.seed)
+        .max_carriers(options.carriers)
         .panic_handler(|_| kinds::wrong(format_args!("a task of the soak panicked")))
         .build()
         .expect("the runtime starts");

@@ -180,7 +180,13 @@ pub unsafe extern "C" fn leave_kernel_task(save: *mut usize, alive: *const i32) 
 /// # Safety
 /// `stack` must be such a saved context that nobody else resumes, `tls` its identity, `tid` writable.
 #[unsafe(naked)]
-pub unsafe extern "C" fn clone_onto(flags: usize, stack: usize, tid: usize, tls: usize, data: usize) -> isize {
+pub unsafe extern "C" fn clone_onto(
+    flags: usize,
+    stack: usize,
+    tid: usize,
+    tls: usize,
+    data: usize,
+) -> isize {
     naked_asm!(
         "mov r9, r8",  // not an argument of clone: kept for the child
         "mov r10, rdx", // the word that the kernel clears when the child ends
