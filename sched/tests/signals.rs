@@ -599,37 +599,11 @@ fn several_runtimes_at_once() {
             })
             .collect();
         let loads: Vec<_> = runtimes.iter().map(|runtime| Load::start(runtime, 2)).collect();
-        let handles: Vec<_> = runtimes.iter().map(|r| r.handle().clone()).collect();
-        std::thread::spawn(move || {
-            loop {
-                std::thread::sleep(Duration::from_secs(5));
-                for (i, h) in handles.iter().enumerate() {
-                    let m = h.metrics();
-                    eprintln!(
-                        "rt {i}: alive {} ints {} pre {} incalls {} def {} misp {} mask {} stale {} switches {} ticks {} spares {} carriers {}",
-                        m.num_alive_fibers(),
-                        m.worker_interrupt_count(0),
-                        m.worker_preempt_count(0),
-                        m.worker_call_preempt_count(0),
-                        m.worker_deferred_count(0),
-                        m.worker_misplaced_count(0),
-                        m.worker_foreign_mask_count(0),
-                        m.worker_stale_count(0),
-                        m.worker_switch_count(0),
-                        m.ticks_sent(),
-                        m.num_spares(),
-                        m.num_carriers()
-                    );
-                }
-            }
-        });
-        eprintln!("A");
         runtimes.iter().for_each(preempts);
-        eprintln!("B");
         std::thread::scope(|scope| {
             runtimes.iter().for_each(|runtime| drop(scope.spawn(|| work(runtime, 3, 300 * MS))))
         });
-        eprintln!("C");
+        // from one into the other
         let sum: u64 = runtimes[0]
             .run(|| runtimes[1].run(|| runtimes[2].run(|| runtimes[3].spawn(|| 40).join().unwrap() + 1) + 1));
         assert_eq!(sum, 42);
