@@ -175,3 +175,14 @@ pub fn deep_stack(cx: &mut Cx) {
     let wanted = (0..=depth).fold(0u64, |sum, i| sum.wrapping_add(x.rotate_left(i as u32)));
     check!(down(depth, x) == wanted, "a sum over the stack");
 }
+
+/// Writes to every page of the stack that the deepest kind uses, so that a stack is as large at its first task as at its thousandth.
+#[inline(never)]
+pub fn touch_stack() {
+    let mut pages = [std::mem::MaybeUninit::<u8>::uninit(); 160 << 10];
+    for page in pages.iter_mut().step_by(4096) {
+        // SAFETY: inside the array.
+        unsafe { (&raw mut *page).cast::<u8>().write_volatile(1) };
+    }
+    black_box(&mut pages);
+}

@@ -152,6 +152,7 @@ fn task(seed: u64, number: u64, chosen: &[&'static Kind]) {
         }
     }
     let _ended = Ended;
+    machine::touch_stack();
     check!(machine::x87_is_empty(), "x87 stack at the start of task {number}");
     let mut cx = Cx::new(seed, number);
     for _ in 0..3 {

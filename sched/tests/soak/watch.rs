@@ -167,17 +167,18 @@ impl Memory {
         (self.next - 10).is_multiple_of(every)
     }
 
-    /// Growth in MiB per ten minutes after the fifth minute: the slope of a line through the samples. `None`: too few.
+    /// Growth in MiB per ten minutes after the fifth minute: the median of the slopes between all pairs of samples (Theil and Sen), which a pool of
+    /// identities that grows and shrinks with the load of the machine does not disturb. `None`: too few samples.
     pub fn slope(&self) -> Option<f64> {
         let late: Vec<_> = self.samples.iter().filter(|(t, _)| *t >= 300.0).collect();
         if late.len() < 12 {
             return None;
         }
-        let n = late.len() as f64;
-        let (mean_t, mean_m) =
-            (late.iter().map(|s| s.0).sum::<f64>() / n, late.iter().map(|s| s.1).sum::<f64>() / n);
-        let covariance: f64 = late.iter().map(|(t, m)| (t - mean_t) * (m - mean_m)).sum();
-        let variance: f64 = late.iter().map(|(t, _)| (t - mean_t).powi(2)).sum();
-        Some(covariance / variance * 600.0)
+        let mut slopes = Vec::with_capacity(late.len() * late.len() / 2);
+        for (i, (t, m)) in late.iter().enumerate() {
+            slopes.extend(late[i + 1..].iter().map(|(later, more)| (more - m) / (later - t) * 600.0));
+        }
+        slopes.sort_by(f64::total_cmp);
+        Some(slopes[slopes.len() / 2])
     }
 }
