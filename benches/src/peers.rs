@@ -207,6 +207,9 @@ impl<'a> Children<'a> {
         let list: Vec<String> = self.cpus.workers.iter().map(usize::to_string).collect();
         let mut c = Command::new(path);
         c.arg(self.row.id).arg(self.workers.to_string()).arg(list.join(","));
+        if self.row.id == "parked-mprotect" {
+            c.env("UNYIELD_GUARD_MPROTECT", "1"); // as on a kernel without MADV_GUARD_INSTALL
+        }
         let cpus = self.cpus.process.clone();
         // SAFETY: between fork and exec only `sched_setaffinity` is called, on memory allocated before the fork.
         unsafe { c.pre_exec(move || os::pin_self(&cpus)) };

@@ -189,6 +189,7 @@ const CLASSES: [Case; 13] = [
         let (word, time) = (0u32, libc::timespec { tv_sec: 0, tv_nsec: 5_000_000 });
         // SAFETY: a word that nobody changes.
         assert_eq!(
+            // SAFETY: as above.
             unsafe {
                 libc::syscall(libc::SYS_futex, &word, libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, 0, &time)
             },

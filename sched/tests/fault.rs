@@ -1,5 +1,8 @@
 //! Stack overflow and other faults: the report names the fiber, and everything else is as without a runtime.
 
+#![allow(dropping_copy_types, reason = "closures without a result")]
+#![allow(clippy::manual_dangling_ptr, reason = "an address that faults is what is wanted")]
+
 mod common;
 
 use common::{Load, alone, busy_runtime, crash, spin, text};

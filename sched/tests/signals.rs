@@ -1,5 +1,7 @@
 //! Signal handlers, masks and alternate stacks that are not the runtime's, beside preemption.
 
+#![allow(dropping_copy_types, reason = "closures without a result")]
+
 mod common;
 
 use common::{Load, alone, busy_runtime, crash, gettid, spin, text};

@@ -30,12 +30,14 @@ const TRAP_FLAG: i64 = 0x100;
 const LOST: Duration = Duration::from_secs(5);
 
 extern "C" fn on_trap(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the third argument of a handler installed with SA_SIGINFO.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let n = TRAPS.load(Relaxed) + 1;
     TRAPS.store(n, Relaxed);
     if n == AT.load(Relaxed) {
         ADDRESS.store(registers[libc::REG_RIP as usize] as usize, Relaxed);
         // its signal is blocked in this handler, and arrives when we return: before the next instruction
+        // SAFETY: set before the first trap, and alive until the last.
         testing::post_counting(unsafe { &*HANDLE.load(Relaxed) }, 0);
     }
     if n >= AT.load(Relaxed) || BACK.load(Relaxed) {

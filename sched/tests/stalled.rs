@@ -71,7 +71,7 @@ fn every_waiter_goes_on() {
             let waiters: Vec<_> = (0..8)
                 .map(|_| {
                     let barrier = barrier.clone();
-                    unyield::spawn(move || (0..10).for_each(|_| drop(barrier.wait())))
+                    unyield::spawn(move || (0..10).for_each(|_| _ = barrier.wait()))
                 })
                 .collect();
             waiters.into_iter().for_each(|waiter| waiter.join().unwrap());

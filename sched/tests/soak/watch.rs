@@ -25,9 +25,11 @@ pub fn start(patience: u64, hold: bool) {
                 if still == patience {
                     say(b"\nsoak: STALL, no task has ended for long; all threads:\n");
                     threads();
-                    while hold {
-                        say(b"soak: waiting for a debugger\n");
-                        std::thread::sleep(Duration::from_secs(600));
+                    if hold {
+                        loop {
+                            say(b"soak: waiting for a debugger\n");
+                            std::thread::sleep(Duration::from_secs(600));
+                        }
                     }
                     // SAFETY: the default action, so that there is a core.
                     unsafe {
