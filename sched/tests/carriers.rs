@@ -722,3 +722,30 @@ fn a_spare_that_has_taken_everything_retires() {
         other.join().unwrap();
     });
 }
+
+/// Slices that are longer than the period of the timer's ageing (a long quantum, or a full machine): each kind of runnable gets its turn all the same.
+#[test]
+fn long_quanta_starve_nobody() {
+    alone("long_quanta_starve_nobody", || {
+        let runtime = Runtime::builder().workers(1).quantum(20 * MS).build().unwrap();
+        let background = Load::start(&runtime, 2);
+        std::thread::sleep(30 * MS);
+        // many at once from outside: what does not run at once waits in a worker's queue
+        let start = Instant::now();
+        let fibers: Vec<_> = (0..6)
+            .map(|i| {
+                runtime.spawn(move || {
+                    // woken by a fiber, by a deadline
+                    let other = unyield::spawn(unyield::park);
+                    unyield::sleep(MS);
+                    other.fiber().unpark();
+                    other.join().unwrap();
+                    i
+                })
+            })
+            .collect();
+        assert_eq!(fibers.into_iter().map(|fiber| fiber.join().unwrap()).sum::<i32>(), 15);
+        assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+        drop(background);
+    });
+}

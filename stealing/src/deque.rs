@@ -15,7 +15,8 @@
 //! The first four are urgent: they run before what has had its quantum, and the owner looks for more of that kind
 //! elsewhere before it takes from the last two. Nothing starves: [`RunQueue::age`], which a timer calls every few
 //! milliseconds, lets some of the last two and the oldest unstarted item go first; without a timer every 1021st pop does
-//! so. Counting pops alone is no measure: a thousand short items may go by in one quantum.
+//! so. Counting pops alone is no measure: a thousand short items may go by in one quantum. Nor is time alone: where slices
+//! are longer than the timer's period, ageing is always due, so each time it is followed by an ordinary pop.
 //!
 //! No call but [`RunQueue::new`] and the drop glue allocates or frees, and none looks at thread-local data.
 
@@ -50,6 +51,8 @@ struct Turns {
     pops: Cell<u16>,
     /// Pinned and expired items that go first.
     aged: Cell<u32>,
+    /// They have: the next pop is an ordinary one, even if ageing is due again.
+    rest: Cell<bool>,
     /// Whether expired goes before pinned the next time: they take turns.
     expired_first: Cell<bool>,
 }
@@ -83,6 +86,7 @@ impl<T: Link> RunQueue<T> {
                 fresh: Cell::new(FRESH_EVERY),
                 pops: Cell::new(AGE_EVERY),
                 aged: Cell::new(0),
+                rest: Cell::new(false),
                 expired_first: Cell::new(false),
             }),
             age: AtomicBool::new(false),
@@ -217,19 +221,23 @@ impl<T: Link> RunQueue<T> {
     pub unsafe fn pop_urgent(&self) -> Option<NonNull<T>> {
         let turns = &*self.turns;
         let pops = turns.pops.get();
-        turns.pops.set(pops - 1);
+        turns.pops.set((pops - 1).max(1)); // stays at 1 until it has aged
         // These stay at 0: a turn that falls on an item from another queue is not lost.
         turns.fresh.set(turns.fresh.get().saturating_sub(1));
         // SAFETY: the caller's promise.
         unsafe {
             if (pops == 1 || self.age.load(Ordering::Relaxed))
+                && turns.aged.get() == 0
+                && !turns.rest.replace(false)
                 && let Some(item) = self.grow_old()
             {
+                turns.rest.set(turns.aged.get() == 0);
                 return Some(item);
             }
             if turns.aged.get() > 0 {
                 turns.aged.set(turns.aged.get() - 1);
                 if let Some(item) = self.pop_aged() {
+                    turns.rest.set(turns.aged.get() == 0);
                     return Some(item);
                 }
                 turns.aged.set(0);

@@ -37,7 +37,8 @@ impl Worker {
         self.picks.set(picks + 1);
         // SAFETY: owner, masked.
         unsafe {
-            if picks >= GLOBAL_EVERY || self.queue.is_ageing() {
+            // Not twice in a row: where slices are longer than the timer's period, ageing is always due.
+            if picks >= GLOBAL_EVERY || picks > 0 && self.queue.is_ageing() {
                 self.picks.set(0);
                 if let Some(runnable) = self.take_injected() {
                     return Some(runnable);
