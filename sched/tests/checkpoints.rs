@@ -320,16 +320,21 @@ fn checkpoints_give_way_and_nothing_else_does() {
 fn a_std_lock_held_across_a_checkpoint_is_reported() {
     let output = crash("a_std_lock_held_across_a_checkpoint_is_reported", || {
         let rt = runtime(1, Preemption::AtCheckpoints);
-        let lock = Arc::new(Mutex::new(()));
-        for _ in 0..2 {
-            let lock = lock.clone();
-            drop(rt.spawn(move || {
-                let guard = lock.lock().unwrap();
+        let (lock, wanted) = (Arc::new(Mutex::new(())), Arc::new(AtomicBool::new(false)));
+        let (l, w) = (lock.clone(), wanted.clone());
+        drop(rt.spawn(move || {
+            let guard = l.lock().unwrap();
+            while !w.load(SeqCst) {
                 unyield::yield_now();
-                drop(guard);
-            }));
-        }
-        std::thread::sleep(1500 * MS);
+            }
+            drop(guard);
+        }));
+        std::thread::sleep(5 * MS);
+        drop(rt.spawn(move || {
+            wanted.store(true, SeqCst);
+            drop(lock.lock().unwrap());
+        }));
+        std::thread::sleep(3000 * MS);
         std::process::exit(0);
     });
     assert!(output.status.success(), "{}", text(&output));

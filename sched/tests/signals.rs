@@ -159,7 +159,12 @@ fn foreign_handlers_return_where_they_began() {
                     BEFORE.iter().chain(&AFTER).for_each(|&(signal, _)| send(tid, signal));
                     sent += 1;
                 }
+                // A machine that is too slow for the handlers would pile up those with SA_NODEFER until their stack is full.
+                let (due, start) = (HANDLED.load(Relaxed) + 7, Instant::now());
                 std::thread::sleep(MS);
+                while HANDLED.load(Relaxed) < due && start.elapsed() < 100 * MS {
+                    std::thread::sleep(MS);
+                }
             }
             sent
         });
@@ -177,8 +182,8 @@ fn foreign_handlers_return_where_they_began() {
             count(&|w| metrics.worker_misplaced_count(w))
         );
         assert_eq!(MOVED.load(Relaxed), 0, "handlers returned on other threads");
-        assert!(HANDLED.load(Relaxed) > 500);
-        assert!(count(&|w| metrics.worker_preempt_count(w)) > 500);
+        assert!(HANDLED.load(Relaxed) > 200);
+        assert!(count(&|w| metrics.worker_preempt_count(w)) > 100);
         assert!(
             count(&|w| metrics.worker_foreign_mask_count(w)) > 0
                 && count(&|w| metrics.worker_misplaced_count(w)) > 0,
@@ -244,7 +249,7 @@ fn a_profiler_beside_preemption() {
             }
             let preemptions: u64 = (0..2).map(|w| runtime.handle().metrics().worker_preempt_count(w)).sum();
             println!("kind {kind}: {} samples, {preemptions} preemptions", HANDLED.load(Relaxed));
-            assert!(HANDLED.load(Relaxed) > 100 && preemptions > 500);
+            assert!(HANDLED.load(Relaxed) > 30 && preemptions > 100);
             assert_eq!(MOVED.load(Relaxed), 0);
             assert_eq!(states(&runtime, 2), start);
         }

@@ -100,6 +100,8 @@ pub fn lock_os_thread() -> OsThreadGuard {
             if identity.os_locks.get() == 0 && worker.role == Role::Carrier {
                 identity.bound.set(worker);
                 worker.owned.store(true, Release);
+                // Before the id shows: from then on libc signals this thread for the fiber, too.
+                worker.owner_fs.store(identity.fs.get(), Relaxed);
                 // SAFETY: masked, the running identity; `can_move` has refused shared ones.
                 unsafe { identity.show_tid(true) };
             }
@@ -153,6 +155,7 @@ fn give_back(worker: &Worker, identity: &Identity) {
     worker.owned.store(false, Release);
     // SAFETY: masked, the running identity, which was not shared when it was bound.
     unsafe { identity.show_tid(false) };
+    worker.owner_fs.store(0, Relaxed);
     worker.receiver.suspect(); // it may have left its mark on the thread
 }
 

@@ -257,7 +257,7 @@ pub(crate) struct Threads {
 
 extern "C" fn native_fs() -> usize {
     // SAFETY: in a signal handler, so nothing switches; a null receiver is a thread that is no worker.
-    unsafe { Worker::try_current().map_or(0, Worker::native_fs) }
+    unsafe { Worker::try_current().map_or(0, Worker::setxid_fs) }
 }
 
 fn build(mut settings: Builder) -> Result<Runtime, BuildError> {

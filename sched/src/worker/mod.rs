@@ -30,7 +30,7 @@ use runnable::Runnable;
 use std::cell::Cell;
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, compiler_fence};
 use unyield_preempt::Receiver;
 use unyield_preempt::gate::{Gate, gate};
 use unyield_preempt::receiver::bump;
@@ -107,6 +107,9 @@ pub(crate) struct Worker {
     pub(crate) listed: Cell<bool>,
     /// A fiber has this OS thread for itself (`lock_os_thread`).
     pub(crate) owned: AtomicBool,
+    /// … whose FS base is this, and whose TCB shows this thread's id; 0 = nobody's. And which of the two was asked last for `setxid`.
+    pub(crate) owner_fs: AtomicUsize,
+    setxid_owner: AtomicBool,
     /// Spares: may take work; at rest. See `spare`.
     pub(crate) active: AtomicBool,
     pub(crate) parked: AtomicBool,
@@ -153,6 +156,8 @@ impl Worker {
             next_idle: Cell::new(null()),
             listed: Cell::new(false),
             owned: AtomicBool::new(false),
+            owner_fs: AtomicUsize::new(0),
+            setxid_owner: AtomicBool::new(false),
             active: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
@@ -190,9 +195,14 @@ impl Worker {
         self.role == Role::Regular || self.active.load(Relaxed)
     }
 
-    /// FS base of the worker's own thread identity; 0 where identities are shared. Handler.
-    pub(crate) fn native_fs(&self) -> usize {
-        self.native_fs.get()
+    /// FS base of the thread identity that is to answer libc's next `setxid` signal on this thread: the worker's own; 0 where identities are shared. The TCB of
+    /// a fiber that owns the thread shows the thread's id as well, so libc signals the thread for either of them, and asks again until both have
+    /// answered: they take turns. Handler.
+    pub(crate) fn setxid_fs(&self) -> usize {
+        match self.owner_fs.load(Relaxed) {
+            owner if owner != 0 && !self.setxid_owner.fetch_xor(true, Relaxed) => owner,
+            _ => self.native_fs.get(),
+        }
     }
 
     /// Makes `identity` the one that runs next on this worker.
