@@ -1,11 +1,14 @@
 //! Read-only SQLite connections and the two kinds of query that run on them.
 //!
-//! A request takes a connection from a stack and puts it back. unyield's Mutex and Condvar guard the stack: they park a fiber, block a thread, and
-//! are the same program in all three ways. (std's would do, too; but a fiber that waits in one blocks its worker until the next tick.)
+//! A request takes a connection from a stack and puts it back. Who may take one is unyield's semaphore, which parks a fiber and blocks a thread. The stack
+//! itself is touched inside a critical section: no fiber is ever preempted, or parked, while it holds the stack's lock, so nobody waits for it for long.
 
 use std::ops::Deref;
 use std::path::Path;
-use unyield::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use unyield::critical;
+use unyield::sync::Semaphore;
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -23,21 +26,15 @@ const ANALYSE: &str = "
 
 #[derive(Debug)]
 pub(crate) struct Pool {
-    stack: Mutex<Stack>,
-    returned: Condvar,
-}
-
-#[derive(Debug)]
-struct Stack {
+    /// One permit for each free connection.
+    permits: Semaphore,
     /// Last in, first out, so that few connections stay warm. Never grows: all are opened in advance.
-    free: Vec<Connection>,
-    /// Requests that sleep on `returned`; without any, putting back wakes nobody and makes no system call.
-    waiting: usize,
+    free: Mutex<Vec<Connection>>,
     /// How often a request found no connection.
-    waits: u64,
+    waits: AtomicU64,
     /// Holds a read transaction, so that the shared lock in memory is never the last one and no read pays for the
     /// file lock. It may write: as the last to close it removes the log files.
-    keeper: Connection,
+    keeper: Mutex<Connection>,
 }
 
 impl Pool {
@@ -45,38 +42,36 @@ impl Pool {
         let keeper = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         keeper.execute_batch("BEGIN; SELECT count(*) FROM customer;")?;
         let free = (0..connections).map(|_| connect(path)).collect::<Result<_, _>>()?;
-        let stack = Mutex::new(Stack { free, waiting: 0, waits: 0, keeper });
-        Ok(Pool { stack, returned: Condvar::new() })
+        Ok(Pool {
+            permits: Semaphore::new(connections),
+            free: Mutex::new(free),
+            waits: AtomicU64::new(0),
+            keeper: Mutex::new(keeper),
+        })
     }
 
     pub(crate) fn take(&self) -> Taken<'_> {
-        let mut stack = self.lock();
-        loop {
-            if let Some(connection) = stack.free.pop() {
-                return Taken { pool: self, connection: Some(connection) };
-            }
-            stack.waits += 1;
-            stack.waiting += 1;
-            self.returned.wait(&mut stack);
-            stack.waiting -= 1;
+        if !self.permits.try_acquire() {
+            self.waits.fetch_add(1, Ordering::Relaxed);
+            self.permits.acquire();
         }
+        Taken { pool: self, connection: self.with_free(Vec::pop) }
     }
 
     /// How often a request found no connection, since the start.
     pub(crate) fn waits(&self) -> u64 {
-        self.lock().waits
+        self.waits.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Stack> {
-        self.stack.lock()
+    fn with_free<R>(&self, f: impl FnOnce(&mut Vec<Connection>) -> R) -> R {
+        critical(|| f(&mut self.free.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let mut stack = self.lock();
-        stack.free.clear();
-        let _ = stack.keeper.execute_batch("COMMIT");
+        self.free.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        let _ = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner).execute_batch("COMMIT");
     }
 }
 
@@ -108,13 +103,9 @@ impl Deref for Taken<'_> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        let mut stack = self.pool.lock();
-        stack.free.extend(self.connection.take()); // within its first capacity
-        let awaited = stack.waiting > 0;
-        drop(stack);
-        if awaited {
-            self.pool.returned.notify_one();
-        }
+        let connection = self.connection.take();
+        self.pool.with_free(|free| free.extend(connection)); // within its first capacity
+        self.pool.permits.release();
     }
 }
 

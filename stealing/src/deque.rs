@@ -14,7 +14,7 @@
 //!
 //! The first four are urgent: they run before what has had its quantum, and the owner looks for more of that kind
 //! elsewhere before it takes from the last two. Nothing starves: [`RunQueue::age`], which a timer calls every few
-//! milliseconds, lets some of the last two and the oldest unstarted item go first; without a timer every 1021st pop does
+//! milliseconds, lets some of the last two and the oldest unstarted item go first; without a timer every 65,521st pop does
 //! so. Counting pops alone is no measure: a thousand short items may go by in one quantum. Nor is time alone: where slices
 //! are longer than the timer's period, ageing is always due, so each time it is followed by an ordinary pop.
 //!
@@ -37,7 +37,7 @@ const NEXT_LIMIT: u8 = 16;
 /// Every how many pops fresh items go before woken ones.
 const FRESH_EVERY: u8 = 13;
 /// Every how many pops the queue ages by itself.
-const AGE_EVERY: u16 = 1021;
+const AGE_EVERY: u32 = 65_521;
 /// What part of the expired items may go first at each ageing, beside the first.
 const AGED_SHARE: usize = 16;
 
@@ -48,7 +48,7 @@ struct Turns {
     /// Pops left until fresh goes before woken; stays at 0 until that has been done.
     fresh: Cell<u8>,
     /// Pops left until the queue ages by itself.
-    pops: Cell<u16>,
+    pops: Cell<u32>,
     /// Pinned and expired items that go first.
     aged: Cell<u32>,
     /// They have: the next pop is an ordinary one, even if ageing is due again.

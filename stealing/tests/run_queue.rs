@@ -75,7 +75,7 @@ impl Model {
 
     fn pop_urgent(&mut self) -> Option<usize> {
         self.pops += 1;
-        let due = (self.age || self.pops >= self.aged_since + 1021) && self.aged == 0;
+        let due = (self.age || self.pops >= self.aged_since + 65_521) && self.aged == 0;
         if due && !std::mem::take(&mut self.rest) {
             self.age = false;
             self.aged_since = self.pops;
@@ -305,7 +305,7 @@ fn nothing_starves() {
     assert!(waits(fresh, next, 100) <= 16);
     assert!(waits(fresh, woken, 100) <= 13);
     // Without a timer, and with one that comes every 100 pops.
-    for (age, within) in [(usize::MAX, 1021), (100, 100)] {
+    for (age, within) in [(usize::MAX, 65_521), (100, 100)] {
         // New tasks without end: the newest goes first, but the oldest is not buried.
         assert!(waits(fresh, fresh, age) <= within);
         for flood in [next, woken, fresh] {
