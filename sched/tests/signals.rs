@@ -488,6 +488,7 @@ fn a_handler_that_was_there_before_gets_what_is_not_ours() {
             for _ in 0..20 {
                 // SAFETY: a handled signal to this process.
                 wait_for_foreign("a kill from inside", || {
+                    // SAFETY: a signal to ourselves, for which a handler is installed.
                     assert_eq!(unsafe { libc::kill(libc::getpid(), signal) }, 0)
                 });
                 let pid = std::process::id().to_string();
