@@ -363,7 +363,7 @@ fn off_is_off() {
         let h = rt.spawn(|| spin(50 * MS));
         std::thread::sleep(5 * MS);
         let start = Instant::now();
-        rt.run(|| unyield::checkpoint());
+        rt.run(unyield::checkpoint);
         assert!(start.elapsed() > 20 * MS, "{:?}", start.elapsed());
         h.join().unwrap();
         let metrics = rt.handle().metrics();

@@ -119,7 +119,7 @@ pub fn panics(cx: &mut Cx) {
         let dropped_ref = std::panic::AssertUnwindSafe(&dropped);
         let caught = catch_unwind(move || {
             let _guard = Dropped(&dropped_ref);
-            let _vec = vec![number; 10];
+            let _vec = std::hint::black_box(vec![number; 10]);
             if spin(100, number) != 0 {
                 panic_any(Planned(number + k));
             }
