@@ -1,7 +1,9 @@
 //! What the black-box tests share: running a test alone in a process of its own, CPU clocks, fibers that keep workers busy.
 #![allow(dead_code)]
 
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::FromRawFd;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -176,4 +178,54 @@ impl Drop for Load {
             fiber.join().unwrap();
         }
     }
+}
+
+/// Both ends of a pipe, to read from and to write to.
+pub fn pipe() -> (File, File) {
+    let mut ends = [0; 2];
+    // SAFETY: two fresh descriptors, owned by the files.
+    unsafe {
+        assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+        (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1]))
+    }
+}
+
+/// Installs `handler` for `signal`; returns what was there.
+pub fn install(signal: i32, flags: i32, handler: extern "C" fn(i32)) -> libc::sigaction {
+    // SAFETY: zeroed structures; the handlers of this file are async-signal-safe.
+    unsafe {
+        let (mut action, mut previous): (libc::sigaction, libc::sigaction) = std::mem::zeroed();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = flags | libc::SA_RESTART;
+        assert_eq!(libc::sigaction(signal, &action, &mut previous), 0);
+        previous
+    }
+}
+
+/// Work with results that are checked, on `n` fibers for `time`.
+pub fn work(runtime: &Runtime, n: u64, time: Duration) {
+    thread_local!(static LOCAL: std::cell::Cell<u64> = const { std::cell::Cell::new(0) });
+    let lock = Arc::new(Mutex::new(0u64));
+    let fibers: Vec<_> = (0..n)
+        .map(|i| {
+            let lock = lock.clone();
+            runtime.spawn(move || {
+                let (start, mut rounds) = (Instant::now(), 0);
+                while start.elapsed() < time {
+                    LOCAL.set(i);
+                    let text: String = (0..50).map(|k| char::from(b'a' + ((k + i) % 26) as u8)).collect();
+                    let sum: u64 = text.bytes().map(u64::from).sum();
+                    assert_eq!(sum, (0..50).map(|k| u64::from(b'a') + (k + i) % 26).sum::<u64>());
+                    let float = (0..50).fold(0.0, |a: f64, k| a + f64::from(k) / 4.0);
+                    assert_eq!(float, 306.25);
+                    *lock.lock().unwrap() += 1;
+                    assert_eq!(LOCAL.get(), i);
+                    rounds += 1;
+                }
+                rounds
+            })
+        })
+        .collect();
+    let rounds: u64 = fibers.into_iter().map(|fiber| fiber.join().unwrap()).sum();
+    assert_eq!(*lock.lock().unwrap(), rounds);
 }
