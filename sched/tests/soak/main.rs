@@ -92,7 +92,7 @@ fn soak(options: &Options, workers: usize, report: &print::Report) -> bool {
             spawned += 1;
         }
         watch::progress(ENDED.load(Relaxed));
-        if memory.sample(start.elapsed(), if options.verbose { 10 } else { 60 }) {
+        if memory.sample(start.elapsed(), metrics.num_identities(), if options.verbose { 10 } else { 60 }) {
             let now = watch::resident_kib();
             let (held, free) = allocator::arenas_kib();
             report.line(format_args!(
@@ -134,7 +134,7 @@ fn soak(options: &Options, workers: usize, report: &print::Report) -> bool {
     if let Some(slope) = memory.slope() {
         let enforced = options.seconds >= watch::JUDGED;
         report.line(format_args!(
-            "  memory after minute 5: {slope:+.2} MiB in 10 minutes{}",
+            "  memory after minute 5: {slope:+.2} MiB in 10 minutes at an equal number of identities{}",
             if enforced { "" } else { " (too short to judge)" }
         ));
         good &= !enforced || slope < 1.0;

@@ -148,9 +148,16 @@ pub fn resident_kib() -> u64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4
 }
 
-/// Samples of the resident size, one in ten seconds.
+/// One in ten seconds.
+struct Sample {
+    seconds: f64,
+    mib: f64,
+    identities: usize,
+}
+
+/// Samples of the resident size.
 pub struct Memory {
-    samples: Vec<(f64, f64)>,
+    samples: Vec<Sample>,
     next: u64,
 }
 
@@ -160,27 +167,31 @@ impl Memory {
     }
 
     /// True once in `every` seconds: it is time to report.
-    pub fn sample(&mut self, elapsed: Duration, every: u64) -> bool {
+    pub fn sample(&mut self, elapsed: Duration, identities: usize, every: u64) -> bool {
         if elapsed.as_secs() < self.next {
             return false;
         }
-        self.samples.push((elapsed.as_secs_f64(), resident_kib() as f64 / 1024.0));
+        self.samples.push(Sample {
+            seconds: elapsed.as_secs_f64(),
+            mib: resident_kib() as f64 / 1024.0,
+            identities,
+        });
         self.next += 10;
         (self.next - 10).is_multiple_of(every)
     }
 
-    /// Growth in MiB per ten minutes after the fifth minute: the median of the slopes between all pairs of samples (Theil and Sen), which a pool of
-    /// identities that grows and shrinks with the load of the machine does not disturb. `None`: too few samples.
+    /// Growth in MiB per ten minutes after the fifth minute, at an equal number of identities: that follows the peaks of the machine's load, and each has
+    /// a touched stack. The median of the slopes between all such pairs of samples (Theil and Sen). `None`: too few samples.
     pub fn slope(&self) -> Option<f64> {
-        let late: Vec<_> = self.samples.iter().filter(|(t, _)| *t >= 300.0).collect();
-        if late.len() < 12 {
-            return None;
-        }
-        let mut slopes = Vec::with_capacity(late.len() * late.len() / 2);
-        for (i, (t, m)) in late.iter().enumerate() {
-            slopes.extend(late[i + 1..].iter().map(|(later, more)| (more - m) / (later - t) * 600.0));
+        let late: Vec<_> = self.samples.iter().filter(|sample| sample.seconds >= 300.0).collect();
+        let mut slopes = Vec::new();
+        for (i, a) in late.iter().enumerate() {
+            let equal = late[i + 1..]
+                .iter()
+                .filter(|b| b.identities.abs_diff(a.identities) <= 2 && b.seconds - a.seconds > 50.0);
+            slopes.extend(equal.map(|b| (b.mib - a.mib) / (b.seconds - a.seconds) * 600.0));
         }
         slopes.sort_by(f64::total_cmp);
-        Some(slopes[slopes.len() / 2])
+        (slopes.len() >= 20).then(|| slopes[slopes.len() / 2])
     }
 }
