@@ -134,7 +134,7 @@ fn soak(options: &Options, workers: usize, report: &print::Report) -> bool {
     if let Some(slope) = memory.slope() {
         let enforced = options.seconds >= watch::JUDGED;
         report.line(format_args!(
-            "  memory after minute 5: {slope:+.2} MiB in 10 minutes at an equal number of identities{}",
+            "  memory after minute 5: {slope:+.2} MiB in 10 minutes while the pool stands still{}",
             if enforced { "" } else { " (too short to judge)" }
         ));
         good &= !enforced || slope < 1.0;

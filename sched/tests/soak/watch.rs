@@ -180,16 +180,20 @@ impl Memory {
         (self.next - 10).is_multiple_of(every)
     }
 
-    /// Growth in MiB per ten minutes after the fifth minute, at an equal number of identities: that follows the peaks of the machine's load, and each has
-    /// a touched stack. The median of the slopes between all such pairs of samples (Theil and Sen). `None`: too few samples.
+    /// Growth in MiB per ten minutes after the fifth minute, while the number of identities stands still: that follows the peaks of the machine's load,
+    /// and each costs a stack, soon after it was made. The median of the slopes between all such pairs of samples (Theil and Sen). `None`: too few.
     pub fn slope(&self) -> Option<f64> {
-        let late: Vec<_> = self.samples.iter().filter(|sample| sample.seconds >= 300.0).collect();
-        let mut slopes = Vec::new();
-        for (i, a) in late.iter().enumerate() {
-            let equal = late[i + 1..]
+        const SETTLED: f64 = 120.0;
+        let (mut slopes, mut start) = (Vec::new(), 0);
+        for (i, b) in self.samples.iter().enumerate() {
+            if b.identities.abs_diff(self.samples[start].identities) > 2 {
+                start = i;
+            }
+            let earliest = (self.samples[start].seconds + SETTLED).max(300.0);
+            let before = self.samples[start..i]
                 .iter()
-                .filter(|b| b.identities.abs_diff(a.identities) <= 2 && b.seconds - a.seconds > 50.0);
-            slopes.extend(equal.map(|b| (b.mib - a.mib) / (b.seconds - a.seconds) * 600.0));
+                .filter(|a| a.seconds >= earliest && b.seconds - a.seconds > 50.0);
+            slopes.extend(before.map(|a| (b.mib - a.mib) / (b.seconds - a.seconds) * 600.0));
         }
         slopes.sort_by(f64::total_cmp);
         (slopes.len() >= 20).then(|| slopes[slopes.len() / 2])
