@@ -40,14 +40,14 @@ const _: () = assert!(size_of::<Gate>() == 64);
 
 // Initial-exec, so that it works in a cdylib; in an executable the linker turns the GOT load into a constant.
 global_asm!(
-    ".section .tbss.unyield_gate,\"awT\",@nobits",
+    ".pushsection .tbss.unyield_gate,\"awT\",@nobits",
     ".p2align 6",
     ".globl unyield_gate",
     ".hidden unyield_gate",
     ".type unyield_gate, @tls_object",
     ".size unyield_gate, 64",
     "unyield_gate: .zero 64",
-    ".text",
+    ".popsection",
 );
 
 /// Offset of the gate from the FS base: the same for every thread.

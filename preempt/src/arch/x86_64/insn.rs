@@ -72,6 +72,7 @@ pub unsafe fn set_signal_mask(mask: u64) {
 
 // glibc publishes where its per-thread rseq area lies by a symbol that older glibc and musl lack: hence weak.
 global_asm!(
+    ".pushsection .text.unyield_rseq_offset, \"ax\", @progbits",
     ".weak __rseq_offset",
     ".globl unyield_rseq_offset",
     ".hidden unyield_rseq_offset",
@@ -82,6 +83,7 @@ global_asm!(
     "ret",
     ".cfi_endproc",
     ".size unyield_rseq_offset, . - unyield_rseq_offset",
+    ".popsection",
 );
 unsafe extern "C" {
     fn unyield_rseq_offset() -> *const isize;
@@ -229,6 +231,7 @@ pub unsafe fn syscall6(number: u64, args: [u64; 6]) -> u64 {
 
 // Only glibc has it; musl does not.
 global_asm!(
+    ".pushsection .text.unyield_libc_version, \"ax\", @progbits",
     ".weak gnu_get_libc_version",
     ".globl unyield_libc_version",
     ".hidden unyield_libc_version",
@@ -239,6 +242,7 @@ global_asm!(
     "ret",
     ".cfi_endproc",
     ".size unyield_libc_version, . - unyield_libc_version",
+    ".popsection",
 );
 unsafe extern "C" {
     fn unyield_libc_version() -> *const ();

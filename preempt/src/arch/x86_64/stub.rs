@@ -122,6 +122,8 @@ macro_rules! xrstor {
 // From `soft_open` to `soft_closed` the gate is open while registers are half restored: a signal there first completes the return
 // in the saved context (`inject::finish`), so that frames never pile up.
 global_asm!(
+    // a section of its own: what came before in a program linked as one module may have left any section current
+    ".pushsection .text.unyield_entry_soft, \"ax\", @progbits",
     ".p2align 6",
     ".globl unyield_entry_soft, unyield_soft_open, unyield_soft_pop, unyield_soft_ret, unyield_soft_closed",
     ".hidden unyield_entry_soft",
@@ -254,6 +256,7 @@ global_asm!(
     "jmp unyield_soft_again",
     ".cfi_endproc",
     ".size unyield_entry_soft, . - unyield_entry_soft",
+    ".popsection",
     xs_size = sym XS_SIZE,
     xs_mask = sym XS_MASK,
     mxcsr = sym CLEAN_MXCSR,
