@@ -77,7 +77,7 @@ impl Plan {
         for &row in &self.rows {
             for workers in self.workers_of(row) {
                 let cpus = Cpus::choose(&all, workers, row.placement);
-                let mut children = Children::new(row, workers, cpus, self.limit);
+                let mut children = Children::new(row, workers, cpus, self.limit * row.patience);
                 let result = self.run_row(row, workers, &mut children, &mut programs, &bar);
                 bar.suspend(|| done(&result));
                 results.push(result);

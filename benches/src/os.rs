@@ -28,6 +28,12 @@ pub fn thread_id() -> libc::pid_t {
     unsafe { libc::syscall(libc::SYS_gettid) as libc::pid_t }
 }
 
+/// For how long the calling kernel thread has waited for a CPU since it started, ns; 0 if the kernel does not count that.
+pub fn run_delay() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|ns| ns.parse().ok()).unwrap_or(0)
+}
+
 /// Wall clock and process CPU clock, read together.
 #[derive(Clone, Copy, Debug)]
 pub struct Clocks {

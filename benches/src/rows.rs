@@ -104,6 +104,8 @@ pub struct Row {
     pub max_rounds: usize,
     /// A fresh process for every measurement.
     pub fresh: bool,
+    /// How many times the usual time limit a measurement may take.
+    pub patience: u32,
     /// Who.
     pub contenders: &'static [Contender],
     /// What was asked.
@@ -119,6 +121,7 @@ const PER_OP: Row = Row {
     quick: 0,
     max_rounds: usize::MAX,
     fresh: false,
+    patience: 1,
     contenders: &[],
     targets: &[],
 };
@@ -259,6 +262,7 @@ pub const ROWS: &[Row] = &[
         quick: 2_000,
         max_rounds: 3,
         fresh: true,
+        patience: 3,
         contenders: &[
             of("unyield", System),
             of("go", Go),
@@ -278,6 +282,7 @@ pub const ROWS: &[Row] = &[
         quick: 2_000,
         max_rounds: 3,
         fresh: true,
+        patience: 3,
         contenders: &[of("unyield", System)],
         ..PER_OP
     },
@@ -289,6 +294,7 @@ pub const ROWS: &[Row] = &[
         quick: 500,
         max_rounds: 3,
         fresh: true,
+        patience: 3,
         contenders: &[
             of("glibc", System),
             of("jemalloc", Jemalloc),

@@ -1,13 +1,17 @@
 //! 50 fibers sit in `read` on empty pipes, through libc, without telling the runtime; one fiber computes on the same
 //! worker for n ms of work. `speed`: its speed in percent of the same work alone, once all 50 are known to be in their
 //! calls; `early`: the same, started together with the readers, so it includes the time until the runtime has moved them
-//! out of the way. `idle-cpu`: CPU of the process in percent of one CPU over 2 n ms when nobody computes. In the end
+//! out of the way. What the kernel gave to other programs is left out: the time that the computing thread waited for a CPU
+//! (`/proc/thread-self/schedstat`). `idle-cpu`: CPU of the process in percent of one CPU over 2 n ms when nobody computes. In the end
 //! every reader gets its byte; `eintr` counts calls that a runtime's signals ended early.
 
 use std::{
     io,
     os::fd::RawFd,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -54,8 +58,16 @@ fn phases(contender: &str, n: u64, spawn: impl Fn(Task) -> Join) -> Answer {
     let steps = steps_per_ms() * n;
     let compute = || {
         let t = Instant::now();
-        spawn(Box::new(move || spin(steps)))();
-        t.elapsed().as_secs_f64()
+        let waited = Arc::new(AtomicU64::new(0));
+        let to = waited.clone();
+        spawn(Box::new(move || {
+            let (thread, delay) = (os::thread_id(), os::run_delay());
+            spin(steps);
+            if os::thread_id() == thread {
+                to.store(os::run_delay() - delay, Relaxed);
+            }
+        }))();
+        t.elapsed().as_secs_f64() - waited.load(Relaxed) as f64 / 1e9
     };
     INTERRUPTED.store(0, Relaxed);
     let pipes: Vec<(RawFd, RawFd)> =
