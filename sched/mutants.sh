@@ -1,6 +1,7 @@
 #!/bin/sh
 # Shows what the runtime's rules are for: builds it without one of them (`unyield_mutant = "name"` in the source), and expects the soak or
-# the single-step test to fail, by a wrong result, a crash or a stall. First without any, which must pass. About two minutes each.
+# the single-step test to fail, by a wrong result, a crash or a stall; those of the two state words (`wait-…`, `join-…`), the loom models. First without
+# any, which must pass. Up to two minutes each.
 # Usage: sched/mutants.sh [name...]
 set -u
 cd "$(dirname "$0")/.." || exit 2
@@ -12,7 +13,9 @@ limit=150 # seconds for a run
 
 # build TEST FLAGS: prints the path of the test program
 build() {
-    RUSTFLAGS="$2" cargo test -q -p unyield --release --test "$1" --no-run --message-format json 2>"$log" |
+    flags=$2
+    [ "$1" != wait_loom ] || flags="$2 --cfg loom"
+    RUSTFLAGS="$flags" cargo test -q -p unyield --release --test "$1" --no-run --message-format json 2>"$log" |
         grep -o '"executable":"[^"]*"' | tail -n 1 | cut -d '"' -f 4
 }
 
@@ -26,7 +29,7 @@ run() { # TEST PROGRAM
 how() { # STATUS
     case $1 in
         0) echo "nothing" ;;
-        1 | 101) echo "wrong result: $(grep -aE 'WRONG|LOST|differs|panicked' "$log" | head -n 1 | cut -c 1-90)" ;;
+        1 | 101) echo "wrong result: $(grep -aE 'WRONG|LOST|differs|deadlock|Causality|runnable twice|dropped once|waker stayed|panicked' "$log" | head -n 1 | cut -c 1-90)" ;;
         124 | 137) echo "did not end in $limit s" ;;
         134) if grep -aq STALL "$log"; then echo "stall"; else echo "abort: $(grep -aE '[a-z]' "$log" | grep -av '^Aborted' | tail -n 1 | cut -c 1-90)"; fi ;;
         *) if [ "$1" -gt 128 ]; then echo "signal $(($1 - 128))"; else echo "status $1"; fi ;;
@@ -55,11 +58,14 @@ printf '%-18s %-12s %-9s %6s  %s\n' mutant test verdict time how
 if [ $# -eq 0 ]; then
     row - soak "" 0
     row - single_step "" 0
-    set -- no_identity_swap no_mask_check no_xrstor no_fninit publish_early no_recompute
+    row - wait_loom "" 0
+    set -- no_identity_swap no_mask_check no_xrstor no_fninit publish_early no_recompute \
+        $(grep -rhoE 'unyield_mutant = "(wait|join)-[a-z-]+"' sched/src | grep -oE '(wait|join)-[a-z-]+' | sort -u)
 fi
 for name in "$@"; do
     case $name in
         no_recompute) test=single_step ;;
+        wait-* | join-*) test=wait_loom ;;
         *) test=soak ;;
     esac
     row "$name" $test "--cfg unyield_mutant=\"$name\"" 1

@@ -51,27 +51,3 @@ pub fn block_all_signals() {
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, null_mut());
     }
 }
-
-/// Counts ticks that a receiver did not answer.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Unanswered {
-    seen: u64,
-    count: u32,
-}
-
-impl Unanswered {
-    /// Notes that a tick is sent to a receiver that has entered its handler `interrupts` times; returns how many ticks before this one it has left unanswered.
-    pub fn sent(&mut self, interrupts: u64) -> u32 {
-        if interrupts == self.seen {
-            self.count += 1;
-        } else {
-            *self = Unanswered { seen: interrupts, count: 0 };
-        }
-        self.count
-    }
-
-    /// It had nothing to answer.
-    pub fn reset(&mut self) {
-        self.count = 0;
-    }
-}

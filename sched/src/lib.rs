@@ -34,6 +34,7 @@ pub mod sync;
 #[doc(hidden)]
 pub mod testing;
 mod time;
+mod wait_state;
 mod worker;
 
 /// See [`metrics::RuntimeMetrics`].

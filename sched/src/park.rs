@@ -1,51 +1,24 @@
 //! One blocked caller, fiber or plain thread, and who ends its wait. Every blocking operation of the crate goes through here.
 //!
-//! The state word has a phase and two bits. A wait is ended exactly once, by a waker (claim, then unpark), by its deadline, or by a
-//! cancel; whoever moves the phase to a final one while the PARKED bit is set makes the waiter runnable, and the waiter that finds
-//! a final phase when it sets PARKED does so itself. So nobody touches a waiter that may be gone:
-//!
-//! ```text
-//!   WAITING ──claim──► CLAIMED ──unpark──► NOTIFIED
-//!      ├──deadline──► TIMED_OUT
-//!      └──cancel (if CANCELLABLE)──► CANCELLED
-//!   PARKED: set after the stack was left (fiber) or before the futex wait (thread)
-//! ```
+//! Who ends a wait and who makes the waiter runnable is settled by its `wait_state`.
 //!
 //! Blocking is for fibers and plain threads outside critical sections; claiming and unparking may be done from anywhere but a signal handler.
 
 use crate::fiber::task::{self, Task};
 use crate::time::wheel;
+pub(crate) use crate::wait_state::Outcome;
+use crate::wait_state::{End, WaitState};
 use crate::worker::{After, enqueue, resume};
 use std::cell::Cell;
 use std::ptr::{NonNull, null};
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use std::time::Instant;
 use unyield_preempt::{mask, tick, unmask};
-
-/// How a wait ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Outcome {
-    Notified,
-    TimedOut,
-    Cancelled,
-}
-
-const PARKED: u32 = 1;
-const CANCELLABLE: u32 = 2;
-const PHASE: u32 = !3;
-const STEP: u32 = 4;
-const WAITING: u32 = 0;
-const CLAIMED: u32 = STEP;
-const NOTIFIED: u32 = 2 * STEP;
-const TIMED_OUT: u32 = 3 * STEP;
-const CANCELLED: u32 = 4 * STEP;
 
 #[repr(C)]
 pub(crate) struct Waiter {
     /// First: the timer finds the waiter by its entry.
     timer: wheel::Entry,
-    state: AtomicU32,
+    state: WaitState,
     /// The task whose waiter this is; null for a plain thread's.
     task: *const Task,
     /// These belong to the queue that the waiter is on, under that queue's lock.
@@ -60,7 +33,7 @@ impl Waiter {
     pub(crate) const fn new(task: *const Task) -> Self {
         Waiter {
             timer: wheel::Entry::new(),
-            state: AtomicU32::new(WAITING),
+            state: WaitState::new(),
             task,
             next: Cell::new(null()),
             prev: Cell::new(null()),
@@ -75,7 +48,7 @@ impl Waiter {
         let own;
         let waiter = match task::current() {
             Some(task) => {
-                task.waiter.state.store(WAITING, Relaxed);
+                task.waiter.state.reset();
                 &task.waiter
             }
             None => {
@@ -120,14 +93,13 @@ impl Waiter {
         // SAFETY: a waiter with a task is that task's, and the task is running: it calls us.
         let task = unsafe { &*self.task };
         if cancellable {
-            // Dekker with `Task::cancel`: it sets the flag and then looks for CANCELLABLE, we the other way round.
-            self.state.fetch_or(CANCELLABLE, SeqCst);
+            self.state.allow_cancel();
             if task.is_cancelled() {
-                self.finish(CANCELLED);
+                self.finish(End::Cancel);
             }
         }
-        if let Some(phase) = self.final_phase() {
-            return phase;
+        if let Some(outcome) = self.state.outcome() {
+            return outcome;
         }
         let timers = &task.runtime().timers;
         if let Some(deadline) = deadline {
@@ -142,69 +114,55 @@ impl Waiter {
         if deadline.is_some() {
             timers.remove(NonNull::from(&self.timer));
         }
-        self.final_phase().expect("a parked fiber runs only when its wait has ended")
+        self.state.outcome().expect("a parked fiber runs only when its wait has ended")
     }
 
     fn block_thread(&self, deadline: Option<u64>) -> Outcome {
         loop {
-            let state = self.state.fetch_or(PARKED, AcqRel);
-            if let Some(outcome) = outcome(state) {
-                return outcome;
-            }
+            let word = match self.state.publish() {
+                Ok(outcome) => return outcome,
+                Err(word) => word,
+            };
             let timeout = match deadline {
                 None => None,
                 Some(deadline) => match deadline.checked_sub(tick::now()) {
                     Some(left) if left > 0 => Some(left),
-                    _ if self.finish(TIMED_OUT) => return Outcome::TimedOut,
-                    _ => None, // claimed: unpark comes at once
+                    _ if self.state.finish(End::Deadline).is_some() => return Outcome::TimedOut,
+                    _ => None, // claimed: the end comes at once
                 },
             };
-            futex_wait(&self.state, state | PARKED, timeout);
+            futex_wait(self.state.word(), word, timeout);
         }
     }
 
-    fn final_phase(&self) -> Option<Outcome> {
-        outcome(self.state.load(Acquire)) // pairs with the release in unpark and finish
+    /// Ends the wait for a reason other than a waker, unless a waker or another reason was first.
+    fn finish(&self, end: End) {
+        let (task, word) = (self.task, self.state.word()); // before: afterwards `self` may be gone
+        if self.state.finish(end) == Some(true) {
+            make_runnable(task, word);
+        }
     }
 
-    /// Ends the wait for a reason other than a waker. False: a waker or another reason was first.
-    fn finish(&self, phase: u32) -> bool {
-        let task = self.task; // before the exchange: afterwards `self` may be gone
-        let address = self.state.as_ptr();
-        // SeqCst for the Dekker pair of `block_until` and `Task::cancel`. A state without CANCELLABLE settles it.
-        let mut state = self.state.load(SeqCst);
-        loop {
-            if state & PHASE != WAITING || phase == CANCELLED && state & CANCELLABLE == 0 {
-                return false;
-            }
-            match self.state.compare_exchange_weak(state, state & !PHASE | phase, AcqRel, Acquire) {
-                Ok(_) => break,
-                Err(now) => state = now,
-            }
-        }
-        if state & PARKED != 0 {
-            make_runnable(task, address);
-        }
-        true
-    }
-
-    /// The deadline has come. Called by the timer thread under the timers' lock, so that the entry's owner is still there.
+    /// The deadline of a fiber has come. Called under the timers' lock, so that the entry's owner is still there. Returns a task that the caller must make
+    /// runnable.
     ///
     /// # Safety
-    /// `entry` is the timer entry of a live waiter.
-    pub(crate) unsafe fn expire(entry: NonNull<wheel::Entry>) {
+    /// `entry` is the timer entry of a live task's waiter.
+    pub(crate) unsafe fn expire(entry: NonNull<wheel::Entry>) -> Option<NonNull<Task>> {
         // SAFETY: the entry is the first field of a waiter.
-        unsafe { entry.cast::<Waiter>().as_ref() }.finish(TIMED_OUT);
+        let waiter = unsafe { entry.cast::<Waiter>().as_ref() };
+        let task = NonNull::new(waiter.task.cast_mut());
+        if waiter.state.finish(End::Deadline) == Some(true) { task } else { None }
     }
 
     /// Cancels the wait if it may be cancelled.
     pub(crate) fn cancel(&self) {
-        self.finish(CANCELLED);
+        self.finish(End::Cancel);
     }
 
     /// After the stack was left: marks the waiter parked. True: its wait has ended meanwhile, so the caller must make it runnable.
     pub(crate) fn publish(&self) -> bool {
-        outcome(self.state.fetch_or(PARKED, AcqRel)).is_some()
+        self.state.publish().is_ok()
     }
 
     /// The task whose waiter this is.
@@ -224,11 +182,9 @@ impl Waiter {
     pub(crate) unsafe fn notify(waiter: *const Waiter) {
         // SAFETY: it does not return before the phase is NOTIFIED, which happens here and once.
         let (state, task) = unsafe { (&(*waiter).state, (*waiter).task) };
-        let address = state.as_ptr();
-        let before = state.fetch_add(NOTIFIED - WAITING, AcqRel);
-        debug_assert!(before & PHASE == WAITING && before & CANCELLABLE == 0);
-        if before & PARKED != 0 {
-            make_runnable(task, address);
+        let word = state.word();
+        if state.notify() {
+            make_runnable(task, word);
         }
     }
 
@@ -240,16 +196,7 @@ impl Waiter {
     pub(crate) unsafe fn claim(waiter: *const Waiter) -> Option<Claimed> {
         // SAFETY: a queued waiter is alive: it unlinks itself under the lock before it goes.
         let this = unsafe { &*waiter };
-        let mut state = this.state.load(Acquire);
-        loop {
-            if state & PHASE != WAITING {
-                return None;
-            }
-            match this.state.compare_exchange_weak(state, state | CLAIMED, AcqRel, Acquire) {
-                Ok(_) => return Some(Claimed { waiter, task: this.task, parked: state & PARKED != 0 }),
-                Err(now) => state = now,
-            }
-        }
+        this.state.claim().map(|parked| Claimed { waiter, task: this.task, parked })
     }
 }
 
@@ -268,22 +215,10 @@ impl Claimed {
     pub(crate) fn unpark(self) {
         // SAFETY: a claimed waiter does not return before the phase is NOTIFIED, which happens here and once.
         let state = unsafe { &(*self.waiter).state };
-        let address = state.as_ptr();
-        if self.parked {
-            state.store(NOTIFIED | PARKED, std::sync::atomic::Ordering::Release);
-            make_runnable(self.task, address);
-        } else if state.fetch_add(STEP, AcqRel) & PARKED != 0 {
-            make_runnable(self.task, address);
+        let word = state.word();
+        if state.notify_claimed(self.parked) {
+            make_runnable(self.task, word);
         }
-    }
-}
-
-fn outcome(state: u32) -> Option<Outcome> {
-    match state & PHASE {
-        NOTIFIED => Some(Outcome::Notified),
-        TIMED_OUT => Some(Outcome::TimedOut),
-        CANCELLED => Some(Outcome::Cancelled),
-        _ => None,
     }
 }
 
@@ -300,21 +235,15 @@ fn make_runnable(task: *const Task, address: *mut u32) {
     }
 }
 
-fn futex_wait(word: &AtomicU32, expected: u32, timeout_ns: Option<u64>) {
+fn futex_wait(word: *mut u32, expected: u32, timeout_ns: Option<u64>) {
     let timeout = timeout_ns.map(|ns| libc::timespec {
         tv_sec: (ns / 1_000_000_000) as i64,
         tv_nsec: (ns % 1_000_000_000) as i64,
     });
     let timeout = timeout.as_ref().map_or(null(), |timeout| timeout as *const libc::timespec);
-    // SAFETY: waits on a live word; a spurious return is the caller's to handle.
+    // SAFETY: waits on a word of the caller's; a spurious return is the caller's to handle.
     unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
-            expected,
-            timeout,
-        )
+        libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, expected, timeout)
     };
 }
 

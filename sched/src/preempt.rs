@@ -52,6 +52,15 @@ impl Pinning {
             }
         }
     }
+
+    /// The CPUs that the building thread may use and none of `workers` workers is bound to; empty if there is none, or nothing is bound.
+    pub(crate) fn others(&self, workers: usize) -> Vec<usize> {
+        let bound: Vec<usize> = (0..workers).filter_map(|worker| self.core(worker)).collect();
+        if bound.is_empty() {
+            return bound;
+        }
+        allowed_cores().into_iter().filter(|core| !bound.contains(core)).collect()
+    }
 }
 
 fn allowed_cores() -> Vec<usize> {

@@ -28,7 +28,7 @@ mod sync {
     #[path = "../../src/sync/wait_queue.rs"]
     mod wait_queue;
 
-    mod atomic;
+    pub mod atomic;
     pub mod spin {
         /// Looks once: more often is no new interleaving.
         pub struct Spin;

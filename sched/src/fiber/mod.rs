@@ -11,6 +11,7 @@ pub(crate) mod block_on;
 pub(crate) mod builder;
 pub(crate) mod cancel;
 pub(crate) mod join;
+mod join_state;
 pub(crate) mod local;
 pub(crate) mod os_thread;
 pub(crate) mod scope;

@@ -10,6 +10,7 @@
 //! | `stage` (in the cell) | the running fiber until `join` is DONE; then the handle | the same |
 //! | `locals` | the fiber itself | the fiber itself |
 
+use super::join_state::{JoinState, Joiner, Left};
 use super::{FiberId, JoinError};
 use crate::fiber::local::Locals;
 use crate::fiber::scope::ScopeData;
@@ -23,7 +24,7 @@ use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, fence};
 use std::task::Waker;
 use unyield_preempt::gate::gate;
@@ -40,12 +41,6 @@ pub(crate) struct VTable {
 }
 
 const CANCELLED: u32 = 1;
-const HAS_WAKER: u32 = 2;
-
-/// `Task::join`: who waits for the end. Anything else is the address of a [`Waiter`].
-const RUNNING: usize = 0;
-const DONE: usize = 1;
-const DETACHED: usize = 2;
 
 /// std's park token, and whether the fiber waits for it.
 #[derive(Default)]
@@ -60,7 +55,7 @@ pub(crate) struct Task {
     pub(crate) head: Runnable,
     vtable: &'static VTable,
     refs: AtomicUsize,
-    join: AtomicUsize,
+    join: JoinState,
     pub(crate) identity: AtomicPtr<Identity>,
     runtime: NonNull<Shared>,
     flags: AtomicU32,
@@ -118,7 +113,7 @@ impl Task {
                     free: free::<F, T>,
                 },
                 refs: AtomicUsize::new(2),
-                join: AtomicUsize::new(RUNNING),
+                join: JoinState::new(),
                 identity: AtomicPtr::new(null_mut()),
                 runtime,
                 flags: AtomicU32::new(0),
@@ -153,13 +148,13 @@ impl Task {
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.flags.load(SeqCst) & CANCELLED != 0
+        self.flags.load(Acquire) & CANCELLED != 0
     }
 
     /// Asks the fiber to unwind; wakes it if it waits where it may be cancelled.
     pub(crate) fn cancel(&self) {
-        // Dekker with `Waiter::block_until`.
-        self.flags.fetch_or(CANCELLED, SeqCst);
+        // Before `waiter.cancel`: see `WaitState::allow_cancel`.
+        self.flags.fetch_or(CANCELLED, Release);
         if self.is_done() {
             return;
         }
@@ -167,7 +162,7 @@ impl Task {
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.join.load(Acquire) == DONE
+        self.join.is_done()
     }
 
     /// Runs the closure and settles the result: unmasked, on the fiber. The task may be gone afterwards, if its references are.
@@ -185,26 +180,25 @@ impl Task {
         let task = unsafe { this.as_ref() };
         // Last, and whatever happens: the scope's borrows end with it.
         let _ended = task.scope.as_deref().map(Ended);
-        match task.join.swap(DONE, SeqCst) {
-            RUNNING => {}
-            DETACHED => {
+        match task.join.complete() {
+            Joiner::Nobody => {}
+            Joiner::Detached => {
                 // SAFETY: nobody else will take the result: the handle is gone.
                 unsafe { Task::discard_result(this) };
                 task.end_forked_child();
             }
-            waiter => {
+            Joiner::Waiter(waiter) => {
                 // SAFETY: a joiner waits without deadline and cannot be cancelled, so it is there until it is unparked.
                 unsafe { Waiter::notify(waiter as *const Waiter) }
             }
-        }
-        // Dekker with `poll_done`.
-        if task.flags.load(SeqCst) & HAS_WAKER != 0 {
-            let waker = task.waker.lock().take();
-            if let Some(waker) = waker {
-                if let Some(panic) = contain(|| waker.wake()) {
-                    dispose(panic); // the result is settled: there is nobody to tell
+            Joiner::Waker => {
+                let waker = task.waker.lock().take();
+                if let Some(waker) = waker {
+                    if let Some(panic) = contain(|| waker.wake()) {
+                        dispose(panic); // the result is settled: there is nobody to tell
+                    }
+                    task.end_forked_child();
                 }
-                task.end_forked_child();
             }
         }
     }
@@ -275,9 +269,12 @@ impl Task {
         }
         Waiter::with(|waiter| {
             let address = waiter as *const Waiter as usize;
-            if self.join.compare_exchange(RUNNING, address, AcqRel, Acquire).is_ok() {
-                waiter.block_lent();
+            match self.join.wait(address) {
+                Left::TooLate => return,
+                Left::InTime => {}
+                Left::InPlaceOfWaker => self.drop_waker(),
             }
+            waiter.block_lent();
         });
     }
 
@@ -306,9 +303,12 @@ impl Task {
     pub(crate) unsafe fn detach(this: NonNull<Task>) {
         // SAFETY: our reference is held.
         unsafe {
-            if this.as_ref().join.swap(DETACHED, AcqRel) == DONE {
+            let left = this.as_ref().join.detach();
+            if left == Left::InPlaceOfWaker {
+                this.as_ref().drop_waker();
+            }
+            if left == Left::TooLate {
                 // It ended with a handle in place, so like std's its panic is dropped in silence … but a scope must know.
-                this.as_ref().join.store(DONE, Release);
                 if let Some(payload) = (this.as_ref().vtable.discard)(this) {
                     if let Some(scope) = &this.as_ref().scope
                         && !payload.is::<super::cancel::Cancelled>()
@@ -329,14 +329,17 @@ impl Task {
         let new = waker.clone(); // user code: unmasked
         let old = self.waker.lock().replace(new);
         drop(old);
-        self.flags.fetch_or(HAS_WAKER, SeqCst); // Dekker with `complete`: it sets DONE, then looks for a waker
-        let done = self.join.load(SeqCst) == DONE;
+        let done = self.join.poll() == Left::TooLate;
         if done {
-            // `complete` may have looked already; a waker that stayed would be dropped with the task, where no user code may run.
-            let waker = self.waker.lock().take();
-            drop(waker);
+            self.drop_waker();
         }
         done
+    }
+
+    /// A waker that nobody will wake goes here, in the handle's context: with the task it would be dropped where no user code may run.
+    fn drop_waker(&self) {
+        let waker = self.waker.lock().take();
+        drop(waker);
     }
 
     /// Blocks the running fiber, whose task this is, until the token is there, and consumes it. Not cancelled while the fiber unwinds.

@@ -4,6 +4,7 @@ use super::{GLOBAL, Handle, PanicHandler, Runtime, Shared, WorkerHook, fault, fo
 use crate::identity::pool::Pool;
 use crate::identity::service::{self, Service};
 use crate::identity::{ghost, stack};
+use crate::observe::report;
 use crate::preempt::{Mechanism, Pinning, Preemption};
 use crate::time::timers::Timers;
 use crate::worker::carrier::Carriers;
@@ -56,7 +57,8 @@ impl From<io::Error> for BuildError {
     }
 }
 
-/// Settings, by value. Defaults: as many workers as the machine has parallelism, `Mechanism::Auto`, `Preemption::Anywhere`, a quantum of 1 ms,
+/// Settings, by value. Defaults: as many workers as the machine has parallelism, `Mechanism::Auto`, `Preemption::Anywhere` where it is possible (see
+/// [`Builder::preemption`]), a quantum of 1 ms,
 /// 256 KiB stacks (virtual), SIGURG, 512 carriers at most, 10 s for shutdown.
 #[must_use = "a builder does nothing until build is called"]
 pub struct Builder {
@@ -66,7 +68,7 @@ pub struct Builder {
     stack_size: usize,
     quantum: Duration,
     mechanism: Mechanism,
-    preemption: Preemption,
+    preemption: Option<Preemption>,
     signal: i32,
     max_carriers: usize,
     shutdown_timeout: Duration,
@@ -85,7 +87,7 @@ impl Default for Builder {
             stack_size: 256 << 10,
             quantum: Duration::from_millis(1),
             mechanism: Mechanism::default(),
-            preemption: Preemption::default(),
+            preemption: None,
             signal: signal::DEFAULT_SIGNAL,
             max_carriers: 512,
             shutdown_timeout: Duration::from_secs(10),
@@ -145,9 +147,11 @@ impl Builder {
         self
     }
 
-    /// Where fibers may be preempted.
+    /// Where fibers may be preempted. Not set: `Anywhere`; on a machine where fibers cannot have thread identities of their own (no FSGSBASE, another
+    /// libc, see [`probe`](crate::preempt::probe())) `AtCheckpoints`, and a line on stderr says why. [`Handle::preemption`] tells which. What is set here is not replaced by anything else:
+    /// where it is impossible, [`Builder::build`] fails.
     pub fn preemption(mut self, p: Preemption) -> Self {
-        self.preemption = p;
+        self.preemption = Some(p);
         self
     }
 
@@ -181,7 +185,9 @@ impl Builder {
         self
     }
 
-    /// Gets the payload when a fiber panics that nobody joins (its handle was dropped before). On that fiber. std's panic hook has printed already.
+    /// Gets the payload when a fiber panics that nobody joins: its handle was dropped before it ended. Runs on that fiber, once, after std's panic hook has
+    /// printed; a panic of `f` itself goes nowhere. Not called for cancelled fibers, for fibers of a scope (the scope panics), or when the
+    /// handle is dropped after the end (as with std's threads). Without it such a panic is printed by the hook, no more.
     pub fn panic_handler(mut self, f: impl Fn(Box<dyn Any + Send>) + Send + Sync + 'static) -> Self {
         self.panic_handler = Some(Box::new(f));
         self
@@ -236,15 +242,30 @@ impl Builder {
         if probe::shadow_stack() {
             return unavailable("a CET shadow stack is on for this thread: no stack switch works there");
         }
-        if self.preemption != Preemption::AtCheckpoints {
-            if let Some(why) = probe::identity_obstacle() {
-                return unavailable(why);
-            }
-            if ghost::tid_offset().is_none() {
-                return unavailable("the thread id could not be found in this libc's thread control block");
-            }
-        }
         Ok(())
+    }
+}
+
+/// Why fibers cannot have thread identities of their own here.
+fn identity_obstacle() -> Option<&'static str> {
+    probe::identity_obstacle().or_else(|| {
+        let found = ghost::tid_offset().is_some();
+        (!found).then_some("the thread id could not be found in this libc's thread control block")
+    })
+}
+
+/// What was asked for, or else the best that is possible, and why it is not better.
+fn choose(
+    asked: Option<Preemption>,
+    obstacle: impl FnOnce() -> Option<&'static str>,
+) -> Result<(Preemption, Option<&'static str>), BuildError> {
+    match asked {
+        Some(Preemption::AtCheckpoints) => Ok((Preemption::AtCheckpoints, None)),
+        Some(asked) => obstacle().map_or(Ok((asked, None)), |why| Err(BuildError::Unavailable(why))),
+        None => Ok(match obstacle() {
+            None => (Preemption::Anywhere, None),
+            why => (Preemption::AtCheckpoints, why),
+        }),
     }
 }
 
@@ -263,6 +284,10 @@ extern "C" fn native_fs() -> usize {
 fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
     settings.check()?;
     resolve(settings.mechanism)?;
+    let (preemption, why_not_anywhere) = choose(settings.preemption, identity_obstacle)?;
+    if let Some(why) = why_not_anywhere {
+        report::say_parts(&["fibers are preempted at checkpoints only: ", why]);
+    }
     let n = match settings.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
@@ -278,7 +303,7 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
     let shared = Arc::new(Shared {
         workers: (0..n).map(|index| Worker::new(Role::Regular, index)).collect(),
         carriers: Carriers::new(settings.max_carriers),
-        spares: Spares::new(settings.preemption),
+        spares: Spares::new(preemption),
         injector: Injector::new(),
         hungry: Injector::new(),
         idle: Idle::new(n),
@@ -288,7 +313,7 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
         service: Service::new(),
         stack_size: settings.stack_size,
         quantum_ns: settings.quantum.as_nanos() as u64,
-        preemption: settings.preemption,
+        preemption,
         signal: settings.signal,
         signal_mask: unyield_preempt::arch::insn::signal_mask(),
         panic_handler: settings.panic_handler.take(),
@@ -340,7 +365,7 @@ fn start(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) ->
         let (sender, receiver) = mpsc::sync_channel(1);
         threads.workers.push(std::thread::Builder::new().name(name).spawn(move || {
             if let Some(core) = core
-                && let Err(error) = pin(core)
+                && let Err(error) = bind(&[core])
             {
                 drop(sender.send(Err(error)));
                 return;
@@ -357,25 +382,63 @@ fn start(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) ->
         receiver.recv().unwrap_or_else(|_gone| Err(io::Error::other("a worker's start hook panicked")))?;
     }
     let timer = shared.clone();
-    threads
-        .services
-        .push(unyield_preempt::tick::spawn_timer("unyield-timer".into(), move || timer::run(&timer))?);
+    let elsewhere = settings.pinning.others(shared.workers.len());
+    threads.services.push(unyield_preempt::tick::spawn_timer("unyield-timer".into(), move || {
+        // Where a pinned worker computes, each wake-up of the timer would cost it two switches. Only a matter of speed, so failure is no error.
+        drop(bind(&elsewhere));
+        timer::run(&timer);
+    })?);
     shared.service.wake(); // one carrier and one spare in advance
     Ok(())
 }
 
-/// Binds the calling thread to one CPU.
-fn pin(core: usize) -> io::Result<()> {
-    if core >= libc::CPU_SETSIZE as usize {
+/// Binds the calling thread to these CPUs; to none: leaves it as it is.
+fn bind(cores: &[usize]) -> io::Result<()> {
+    if cores.is_empty() {
+        return Ok(());
+    }
+    if cores.iter().any(|core| *core >= libc::CPU_SETSIZE as usize) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such CPU"));
     }
-    // SAFETY: a set on the stack, with an index inside it.
+    // SAFETY: a set on the stack, with indexes inside it.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
+        cores.iter().for_each(|core| libc::CPU_SET(*core, &mut set));
         if libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) != 0 {
             return Err(io::Error::last_os_error());
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_identities_the_default_is_checkpoints_and_a_demand_is_refused() {
+        let (can, cannot) = (|| None, || Some("no FSGSBASE"));
+        assert!(matches!(choose(None, can), Ok((Preemption::Anywhere, None))));
+        assert!(matches!(choose(None, cannot), Ok((Preemption::AtCheckpoints, Some("no FSGSBASE")))));
+        for asked in [Preemption::Anywhere, Preemption::Off] {
+            assert!(matches!(choose(Some(asked), can), Ok((got, None)) if got == asked));
+            assert!(matches!(choose(Some(asked), cannot), Err(BuildError::Unavailable("no FSGSBASE"))));
+        }
+        let never = || unreachable!("checkpoints need no identities");
+        assert!(matches!(
+            choose(Some(Preemption::AtCheckpoints), never),
+            Ok((Preemption::AtCheckpoints, None))
+        ));
+    }
+
+    #[test]
+    fn the_timer_keeps_off_the_cpus_of_bound_workers() {
+        assert!(Pinning::None.others(2).is_empty());
+        let everywhere = Pinning::Cores((0..1024).collect());
+        assert!(everywhere.others(1024).is_empty());
+        let allowed = Pinning::Cores(vec![usize::MAX]).others(1);
+        assert!(!allowed.is_empty(), "no CPU of this process is bound");
+        let first = Pinning::Cores(vec![allowed[0]]).others(3);
+        assert_eq!(first, &allowed[1..]);
+    }
 }

@@ -3,7 +3,7 @@
 use super::{GLOBAL, Runtime, Shared, fork};
 use crate::fiber::{JoinHandle, builder, task};
 use crate::observe::metrics::RuntimeMetrics;
-use crate::preempt::Mechanism;
+use crate::preempt::{Mechanism, Preemption};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -79,6 +79,11 @@ impl Handle {
     /// Numbers about what the runtime does.
     pub fn metrics(&self) -> RuntimeMetrics {
         RuntimeMetrics::new(self.clone())
+    }
+
+    /// Where its fibers are preempted: what [`Builder::preemption`](crate::runtime::Builder::preemption) asked for, or what is possible here if nothing was asked for.
+    pub fn preemption(&self) -> Preemption {
+        self.shared.preemption
     }
 
     /// How interrupts are delivered.

@@ -4,7 +4,7 @@
 
 use super::{Shared, fork};
 use crate::preempt::Preemption;
-use crate::worker::{TICK, Worker, spare, stalled};
+use crate::worker::{TICK, Worker, enqueue, spare, stalled};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 use unyield_preempt::tick;
@@ -28,17 +28,22 @@ const SPARE_PERIOD: u64 = 10_000_000;
 /// How often what waits longest in a queue goes first (rule 8: what was preempted runs again within 20 ms), in ns.
 const AGEING: u64 = 8_000_000;
 
+/// Looks are at least a quantum divided by this apart: slices of several workers that end within it are ended together, and from then on in step.
+const COALESCE: u64 = 8;
+
 /// What the timer knows of one worker.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     slice: u64,
+    /// When the slice began, at the latest.
     since: u64,
-    /// CPU time of the worker's thread when the slice was first seen beside other work; 0 = was not.
+    /// CPU time of the worker's thread at about that time, if there was other work then; 0 = not known.
     first_cpu: u64,
-    /// Ticks sent to this slice, and the thread's CPU time at the second.
+    /// Ticks sent to this slice.
     ticks: u32,
+    /// When the first was sent; the thread's CPU time and its interrupts that had found the gate closed, then.
+    ticked_at: u64,
     cpu: u64,
-    /// Interrupts that found the gate closed, at the second.
     deferred: u64,
     /// When to ask again whether the thread wants to run, and the last answer.
     next_look: u64,
@@ -62,8 +67,7 @@ const COMPUTES: u64 = 50_000;
 
 pub(crate) fn run(runtime: &Shared) {
     let quantum = runtime.quantum_ns;
-    // Half a quantum, so that a slice is at most one and a half; short quanta are their own period, since waking up costs too.
-    let period = if quantum >= 500_000 { quantum / 2 } else { quantum };
+    let period = period(quantum);
     let mut seen = vec![Seen::default(); runtime.workers.len()];
     let mut spares = [Seen::default(); spare::MAX];
     let mut carriers = vec![SeenCarrier::default(); runtime.carriers.max];
@@ -73,17 +77,19 @@ pub(crate) fn run(runtime: &Shared) {
     let ticking = runtime.preemption != Preemption::Off;
     while !runtime.halted.load(Acquire) {
         let now = tick::now();
-        runtime.timers.expire(now);
-        let mut contended = false;
+        let due = runtime.timers.expire(now);
+        // SAFETY: they were parked, and their waits have just been ended here.
+        unsafe { enqueue::expired(runtime, due) };
+        let mut look = NOTHING_WAITS;
         if now >= next_ageing {
             next_ageing = now + AGEING;
             runtime.slots().for_each(|worker| worker.queue.age());
         }
         if ticking {
             for (worker, seen) in runtime.workers.iter().zip(&mut seen) {
-                contended |= visit(runtime, worker, seen, now);
+                look = look.min(visit(runtime, worker, seen, now));
             }
-            contended |= balance(runtime, &seen, &mut spares, now);
+            look = look.min(balance(runtime, &seen, &mut spares, now));
         }
         let next_carrier = if ticking {
             stalled::look(runtime, now, &mut stalled_due);
@@ -91,8 +97,10 @@ pub(crate) fn run(runtime: &Shared) {
         } else {
             u64::MAX
         };
-        contended |= rescue(runtime);
-        quiet = if contended { 0 } else { quiet + 1 };
+        if rescue(runtime) {
+            look = look.min(now + period);
+        }
+        quiet = if look != NOTHING_WAITS { 0 } else { quiet + 1 };
         if !ticking {
             // Nobody needs ticks: stay armed, so that enqueuers never wake us, and sleep until a deadline.
             let (until, token) = runtime.timers.plan(next_carrier);
@@ -101,7 +109,8 @@ pub(crate) fn run(runtime: &Shared) {
                 runtime.timers.nap(until, token);
             }
         } else if quiet <= HYSTERESIS {
-            let (until, token) = runtime.timers.plan(now + period);
+            let next = if look != NOTHING_WAITS { look.max(now + quantum / COALESCE) } else { now + period };
+            let (until, token) = runtime.timers.plan(next);
             runtime.timers.nap(until, token);
         } else if runtime.armed.try_disarm(|| needed(runtime)) {
             let spare = if runtime.spares.any_awake() { now + SPARE_PERIOD } else { u64::MAX };
@@ -118,6 +127,15 @@ pub(crate) fn run(runtime: &Shared) {
     }
 }
 
+/// How often a worker is looked at whose slice began nobody knows when: half a quantum, so that a slice is at most one and a half; short quanta are
+/// their own period, since waking up costs too. After a tick the timer knows when the next slice begins, and sleeps until its end.
+fn period(quantum: u64) -> u64 {
+    if quantum >= 500_000 { quantum / 2 } else { quantum }
+}
+
+/// In place of the time of the next look.
+const NOTHING_WAITS: u64 = u64::MAX;
+
 /// Something is queued that the running fibers may have to make room for.
 fn needed(runtime: &Shared) -> bool {
     runtime.halted.load(Acquire)
@@ -125,44 +143,58 @@ fn needed(runtime: &Shared) -> bool {
         || runtime.slots().any(|worker| worker.queue.has_work())
 }
 
-/// Rule 5: a worker is nudged only if its fiber's quantum is over and something else could run there. True if something could.
-fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
+/// Rule 5: a worker is nudged only if its fiber's quantum is over and something else could run there. Returns when to look again if something could.
+fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> u64 {
+    let (quantum, period) = (runtime.quantum_ns, period(runtime.quantum_ns));
     if worker.current.load(Acquire).is_null() {
         *seen = Seen::default();
         worker.stuck.store(false, Relaxed);
-        return false;
+        return NOTHING_WAITS;
     }
     let slice = worker.slice.load(Relaxed);
     let contended = worker.has_other_work();
+    let mut again = now + period;
     if seen.slice != slice {
-        let first_cpu = if contended { thread_cpu(worker.receiver.tid()) } else { 0 };
-        *seen = Seen {
-            slice,
-            since: now,
-            first_cpu,
-            next_look: seen.next_look,
-            wants_cpu: seen.wants_cpu,
-            ..Seen::default()
-        };
+        let last = *seen;
+        *seen = Seen { slice, next_look: last.next_look, wants_cpu: last.wants_cpu, ..Seen::default() };
+        let deferred = worker.receiver.counters.deferred.load(Relaxed);
+        if last.ticks == 1 && slice == last.slice + 1 && deferred == last.deferred {
+            // The slice that our tick has begun, and at once: it did not wait for the end of a critical section.
+            seen.since = last.ticked_at;
+            seen.first_cpu = last.cpu;
+            again = seen.since + quantum;
+        } else {
+            seen.since = now;
+            seen.first_cpu = if contended { thread_cpu(worker.receiver.tid()) } else { 0 };
+        }
         worker.stuck.store(false, Relaxed);
+    } else if seen.ticks == 0 {
+        again = seen.since + quantum;
     }
     if !contended {
-        return false;
+        return NOTHING_WAITS;
     }
-    if now - seen.since >= runtime.quantum_ns && fork::alive() {
+    if now - seen.since >= quantum && fork::alive() {
         // On a full machine a fiber must not lose its turn because the kernel did not run its worker.
-        if seen.ticks == 0
-            && seen.first_cpu != 0
-            && starved(runtime, worker, seen, seen.first_cpu, runtime.quantum_ns / 2, now)
-        {
-            return true;
+        if seen.ticks == 0 {
+            let cpu = thread_cpu(worker.receiver.tid());
+            if seen.first_cpu != 0
+                && cpu.saturating_sub(seen.first_cpu) < quantum / 2
+                && wants_cpu(runtime, worker, seen, now)
+            {
+                return now + period;
+            }
+            seen.ticked_at = now;
+            seen.cpu = cpu;
+            seen.deferred = worker.receiver.counters.deferred.load(Relaxed);
+            again = now + quantum;
+        } else {
+            again = now + period;
         }
         seen.ticks = seen.ticks.saturating_add(1);
-        if seen.ticks == 2 {
-            seen.cpu = thread_cpu(worker.receiver.tid());
-            seen.deferred = worker.receiver.counters.deferred.load(Relaxed);
-        } else if seen.ticks > STUCK && !seen.stuck && now - seen.since >= runtime.quantum_ns + STUCK_TIME {
-            seen.stuck = !starved(runtime, worker, seen, seen.cpu, HAD_CPU, now);
+        if seen.ticks > STUCK && !seen.stuck && now - seen.since >= quantum + STUCK_TIME {
+            let used = thread_cpu(worker.receiver.tid()).saturating_sub(seen.cpu);
+            seen.stuck = used >= HAD_CPU || !wants_cpu(runtime, worker, seen, now);
             if seen.stuck {
                 // From now on it is ticked though nothing else waits: or it would stay stuck for as long as spares have taken everything over.
                 worker.stuck.store(true, Relaxed);
@@ -184,19 +216,19 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
         worker.receiver.post(TICK);
         runtime.ticks_sent.store(runtime.ticks_sent.load(Relaxed) + 1, Relaxed);
     }
-    !seen.stuck || worker.other_work_waits()
+    if seen.stuck && !worker.other_work_waits() { NOTHING_WAITS } else { again }
 }
 
-/// Visits the spares, and keeps the number of workers that are not stuck at the runtime's: activates a spare, or retires one. True if ticks are needed.
-fn balance(runtime: &Shared, regular: &[Seen], seen: &mut [Seen], now: u64) -> bool {
+/// Visits the spares, and keeps the number of workers that are not stuck at the runtime's: activates a spare, or retires one. Returns when to look again.
+fn balance(runtime: &Shared, regular: &[Seen], seen: &mut [Seen], now: u64) -> u64 {
     let stuck = regular.iter().filter(|seen| seen.stuck).count();
     if stuck == 0 && !runtime.spares.any_awake() {
-        return false;
+        return NOTHING_WAITS;
     }
-    let (mut useful, mut contended) = (regular.len() - stuck, false);
+    let (mut useful, mut due) = (regular.len() - stuck, NOTHING_WAITS);
     let mut surplus = None;
     for (spare, seen) in runtime.spares.all().zip(seen) {
-        contended |= visit(runtime, spare, seen, now);
+        due = due.min(visit(runtime, spare, seen, now));
         if spare.active.load(Relaxed) && !seen.stuck {
             useful += 1;
             surplus = Some(spare);
@@ -212,21 +244,17 @@ fn balance(runtime: &Shared, regular: &[Seen], seen: &mut [Seen], now: u64) -> b
         } else {
             runtime.idle.notify_one(); // what a stuck worker's fiber queues behind itself
         }
-        return true;
+        due = due.min(now + period(runtime.quantum_ns));
     }
-    contended
+    due
 }
 
-/// True if the worker's thread has used less than `enough` CPU time (ns) since `before` although it wants to run. The first half is a cheap system call, the
-/// second (a file of /proc, 20 µs) is asked rarely: where threads starve, CPU time is what there is too little of.
-fn starved(runtime: &Shared, worker: &Worker, seen: &mut Seen, before: u64, enough: u64, now: u64) -> bool {
-    let tid = worker.receiver.tid();
-    if thread_cpu(tid).saturating_sub(before) >= enough {
-        return false;
-    }
+/// True if the worker's thread wants to run: asked of a thread that uses no CPU time. A file of /proc (20 µs), so it is read rarely: where threads starve,
+/// CPU time is what there is too little of.
+fn wants_cpu(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> bool {
     if now >= seen.next_look {
         seen.next_look = now + LOOK_PERIOD * runtime.workers.len() as u64;
-        seen.wants_cpu = super::stuck::thread_state(tid) == b'R';
+        seen.wants_cpu = super::stuck::thread_state(worker.receiver.tid()) == b'R';
     }
     seen.wants_cpu
 }

@@ -32,7 +32,7 @@
 //! a permit, a lock or a value that is handed to a waiter always arrives. Nothing is allocated, freed, dropped or called
 //! back under these spinlocks.
 
-mod atomic;
+pub(crate) mod atomic;
 mod barrier;
 mod condvar;
 mod once;

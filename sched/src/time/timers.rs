@@ -4,9 +4,11 @@ use super::wheel::{Entry, Wheel};
 use crate::identity::service::Bell;
 use crate::lock::Lock;
 use crate::park::Waiter;
+use crate::worker::enqueue;
+use crate::worker::runnable::Runnable;
 use std::ptr::NonNull;
 use unyield_preempt::tick;
-use unyield_stealing::Armed;
+use unyield_stealing::{Armed, List};
 
 struct State {
     wheel: Wheel,
@@ -48,10 +50,17 @@ impl Timers {
         unsafe { self.state.lock().wheel.remove(entry) };
     }
 
-    /// Timer thread: ends the waits whose time has come.
-    pub(crate) fn expire(&self, now: u64) {
-        // SAFETY: entries are waiters', which stay until they have taken this lock in `remove`.
-        self.state.lock().wheel.expire(now, |entry| unsafe { Waiter::expire(entry) });
+    /// Timer thread: ends the waits whose time has come. The fibers that it makes runnable are in the list.
+    pub(crate) fn expire(&self, now: u64) -> List<Runnable> {
+        let mut due = List::new();
+        // SAFETY: entries are waiters' of tasks, which stay until they have taken this lock in `remove`. Whoever ended a parked fiber's wait may link its
+        // identity, which is at rest and in no queue.
+        self.state.lock().wheel.expire(now, |entry| unsafe {
+            if let Some(task) = Waiter::expire(entry) {
+                due.push_back(enqueue::runnable(task.as_ref()));
+            }
+        });
+        due
     }
 
     /// Timer thread: until when may it sleep, at most until `limit`? Also a token for [`Timers::nap`].

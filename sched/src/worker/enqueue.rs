@@ -1,5 +1,6 @@
 //! How something becomes runnable: a spawned task, a fiber whose wait has ended. From fibers, workers, plain threads and the timer; never from a handler.
 
+use super::runnable::Runnable;
 use super::{Role, Worker};
 use crate::fiber::task::Task;
 use crate::identity::Identity;
@@ -9,6 +10,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use unyield_preempt::receiver::bump;
 use unyield_preempt::{mask, unmask};
+use unyield_stealing::List;
 
 /// The regular or spare worker of `runtime` that the caller runs on.
 ///
@@ -67,6 +69,40 @@ pub(crate) unsafe fn woken(task: &Task) {
     unsafe {
         identity(task.runtime(), &*task.identity.load(Acquire));
         unmask();
+    }
+}
+
+/// What a queue holds of a parked fiber.
+///
+/// # Safety
+/// The caller ended the fiber's wait, and nobody else queues it.
+#[inline]
+pub(crate) unsafe fn runnable(task: &Task) -> NonNull<Runnable> {
+    // SAFETY: a parked fiber's task has an identity, at rest; acquire pairs with the binding.
+    unsafe { NonNull::from(&(*task.identity.load(Acquire)).head) }
+}
+
+/// Queues parked fibers whose deadlines have come, from outside the workers.
+///
+/// # Safety
+/// As for [`woken`], for each of them; on a thread of the runtime that is no worker.
+pub(crate) unsafe fn expired(runtime: &Shared, mut fibers: List<Runnable>) {
+    let mut unbound = List::new();
+    while let Some(runnable) = fibers.pop_front() {
+        // SAFETY: identities' heads are their first field; each was just taken out of the list.
+        unsafe {
+            let identity = runnable.cast::<Identity>().as_ref();
+            match identity.bound.get().as_ref() {
+                Some(bound) => pinned(bound, identity),
+                None => unbound.push_back(runnable),
+            }
+        }
+    }
+    if !unbound.is_empty() {
+        runtime.injector.push_all(unbound);
+        if !runtime.idle.notify_one() {
+            runtime.armed.enqueue_check(); // whoever is woken wakes the next if more is left
+        }
     }
 }
 

@@ -41,6 +41,12 @@ macro_rules! arithmetic {
             pub fn fetch_sub(&self, n: $value, order: Ordering) -> $value {
                 self.get().fetch_sub(n, order)
             }
+            pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                self.get().swap(value, order)
+            }
+            pub fn fetch_or(&self, n: $value, order: Ordering) -> $value {
+                self.get().fetch_or(n, order)
+            }
             pub fn fetch_and(&self, n: $value, order: Ordering) -> $value {
                 self.get().fetch_and(n, order)
             }
@@ -48,3 +54,10 @@ macro_rules! arithmetic {
     )*};
 }
 arithmetic! { AtomicU32: u32, AtomicUsize: usize, }
+
+impl AtomicU32 {
+    /// The futex calls that would use it are not part of any model.
+    pub fn as_ptr(&self) -> *mut u32 {
+        std::ptr::null_mut()
+    }
+}
