@@ -14,7 +14,7 @@
 //! Any context but a signal handler. `tests/sync_loom.rs` runs it under loom.
 
 use crate::sync::atomic::{AtomicU32, Ordering};
-use Ordering::{AcqRel, Acquire, Relaxed, Release};
+use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 /// How a wait ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,9 +64,10 @@ impl WaitState {
     }
 
     /// The waiter says that a cancel may end this wait; afterwards it looks whether it was cancelled before. The canceller sets its flag and then tries
-    /// [`WaitState::finish`]: both change this word, so the second of them sees what the first did, or wrote before.
+    /// [`WaitState::finish`]: both change this word, so the second of them sees what the first did, or wrote before. (SeqCst, also for the flag: between the
+    /// two the word may have been reset by a plain store.)
     pub(crate) fn allow_cancel(&self) {
-        self.0.fetch_or(CANCELLABLE, AcqRel);
+        self.0.fetch_or(CANCELLABLE, SeqCst);
     }
 
     /// How the wait has ended, if it has. What the waker wrote before is seen.
@@ -94,7 +95,7 @@ impl WaitState {
             End::Cancel => CANCELLED,
         };
         let mut state = match end {
-            End::Cancel if !cfg!(unyield_mutant = "wait-cancel-load") => self.0.fetch_or(0, AcqRel), // see `allow_cancel`
+            End::Cancel if !cfg!(unyield_mutant = "wait-cancel-load") => self.0.fetch_or(0, SeqCst), // see `allow_cancel`
             _ => self.0.load(Acquire),
         };
         loop {

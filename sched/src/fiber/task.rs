@@ -24,7 +24,7 @@ use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, fence};
 use std::task::Waker;
 use unyield_preempt::gate::gate;
@@ -148,13 +148,13 @@ impl Task {
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.flags.load(Acquire) & CANCELLED != 0
+        self.flags.load(SeqCst) & CANCELLED != 0
     }
 
     /// Asks the fiber to unwind; wakes it if it waits where it may be cancelled.
     pub(crate) fn cancel(&self) {
         // Before `waiter.cancel`: see `WaitState::allow_cancel`.
-        self.flags.fetch_or(CANCELLED, Release);
+        self.flags.fetch_or(CANCELLED, SeqCst);
         if self.is_done() {
             return;
         }
@@ -269,12 +269,13 @@ impl Task {
         }
         Waiter::with(|waiter| {
             let address = waiter as *const Waiter as usize;
-            match self.join.wait(address) {
-                Left::TooLate => return,
-                Left::InTime => {}
-                Left::InPlaceOfWaker => self.drop_waker(),
+            let left = self.join.wait(address);
+            if left != Left::TooLate {
+                waiter.block_lent();
             }
-            waiter.block_lent();
+            if left == Left::InPlaceOfWaker {
+                self.drop_waker(); // user code, which may wait by itself: not before our wait is over
+            }
         });
     }
 

@@ -135,7 +135,8 @@ impl Builder {
         self
     }
 
-    /// How long a fiber may run while others wait: at least this long, at most about one and a half times. Between 20 µs and 10 s.
+    /// How long a fiber may run while others wait: at least this long, at most about one and a half times (once twice, when
+    /// fibers that computed for their whole quanta are followed by a short one). Between 20 µs and 10 s.
     pub fn quantum(mut self, q: Duration) -> Self {
         self.quantum = q;
         self

@@ -39,6 +39,8 @@ struct Seen {
     since: u64,
     /// CPU time of the worker's thread at about that time, if there was other work then; 0 = not known.
     first_cpu: u64,
+    /// A tick has begun this slice: the next one, which a tick begins as well, will probably last its quantum too.
+    steady: bool,
     /// Ticks sent to this slice.
     ticks: u32,
     /// When the first was sent; the thread's CPU time and its interrupts that had found the gate closed, then.
@@ -104,14 +106,16 @@ pub(crate) fn run(runtime: &Shared) {
         if !ticking {
             // Nobody needs ticks: stay armed, so that enqueuers never wake us, and sleep until a deadline.
             let (until, token) = runtime.timers.plan(next_carrier);
-            // `halted` is set before the ring that changes the token.
             if !runtime.halted.load(Acquire) {
                 runtime.timers.nap(until, token);
             }
         } else if quiet <= HYSTERESIS {
             let next = if look != NOTHING_WAITS { look.max(now + quantum / COALESCE) } else { now + period };
             let (until, token) = runtime.timers.plan(next);
-            runtime.timers.nap(until, token);
+            // `halted` is set before the ring that changes the token.
+            if !runtime.halted.load(Acquire) {
+                runtime.timers.nap(until, token);
+            }
         } else if runtime.armed.try_disarm(|| needed(runtime)) {
             let spare = if runtime.spares.any_awake() { now + SPARE_PERIOD } else { u64::MAX };
             // who is stalled from here on finds us disarmed
@@ -128,7 +132,7 @@ pub(crate) fn run(runtime: &Shared) {
 }
 
 /// How often a worker is looked at whose slice began nobody knows when: half a quantum, so that a slice is at most one and a half; short quanta are
-/// their own period, since waking up costs too. After a tick the timer knows when the next slice begins, and sleeps until its end.
+/// their own period, since waking up costs too. While fibers compute and every tick begins a slice that lasts its quantum, one look a quantum is enough.
 fn period(quantum: u64) -> u64 {
     if quantum >= 500_000 { quantum / 2 } else { quantum }
 }
@@ -158,8 +162,13 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> u64 {
         let last = *seen;
         *seen = Seen { slice, next_look: last.next_look, wants_cpu: last.wants_cpu, ..Seen::default() };
         let deferred = worker.receiver.counters.deferred.load(Relaxed);
-        if last.ticks == 1 && slice == last.slice + 1 && deferred == last.deferred {
-            // The slice that our tick has begun, and at once: it did not wait for the end of a critical section.
+        let begun_by_tick = last.ticks == 1
+            && slice == last.slice + 1
+            && worker.preempted_slice.load(Relaxed) == last.slice
+            && deferred == last.deferred // at once: the tick did not wait for the end of a critical section
+            && now - last.ticked_at < 2 * quantum;
+        if begun_by_tick {
+            seen.steady = true;
             seen.since = last.ticked_at;
             seen.first_cpu = last.cpu;
             again = seen.since + quantum;
@@ -187,9 +196,9 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> u64 {
             seen.ticked_at = now;
             seen.cpu = cpu;
             seen.deferred = worker.receiver.counters.deferred.load(Relaxed);
-            again = now + quantum;
-        } else {
-            again = now + period;
+            if seen.steady {
+                again = now + quantum;
+            }
         }
         seen.ticks = seen.ticks.saturating_add(1);
         if seen.ticks > STUCK && !seen.stuck && now - seen.since >= quantum + STUCK_TIME {

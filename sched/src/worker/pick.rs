@@ -61,6 +61,7 @@ impl Worker {
         let share = (injector.len() / self.runtime().workers.len()).clamp(1, BATCH);
         let mut batch = injector.pop_many(share);
         let first = batch.pop_front();
+        let moved = !batch.is_empty();
         while let Some(runnable) = batch.pop_front() {
             // Woken order, not the stack of fresh tasks: the injector is first in, first out.
             // SAFETY: owner, masked; it was taken out of the injector.
@@ -69,6 +70,10 @@ impl Worker {
                     injector.push(full);
                 }
             }
+        }
+        if moved {
+            // In no queue for a moment: a timer that looked then may have gone to sleep.
+            self.runtime().armed.enqueue_check();
         }
         first
     }

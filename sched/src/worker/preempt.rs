@@ -68,7 +68,10 @@ pub(crate) unsafe fn on_tick(receiver: &Receiver, frame: Option<&mut Frame>) {
                 identity.frame.set(frame.map_or(null_mut(), |frame| frame));
                 After::Blocked(me)
             }
-            None => After::Requeue(me),
+            None => {
+                worker.preempted_slice.store(worker.slice.load(Relaxed), Relaxed);
+                After::Requeue(me)
+            }
         };
         bump(&worker.counters.preemptions);
         resume::leave(after);
