@@ -11,9 +11,11 @@
 //! | `owner` | the scheduler | the running code |
 //! | `lo`, `hi` | creation | handler: an interrupted RSP in between leaves room for a frame. `lo > hi`: never inject, ask at checkpoints |
 //! | `requested` | handler | checkpoints |
+//! | `uiret` | creation | the stub: it returns by UIRET, not by the software's |
 //!
 //! All accesses come from one thread at a time (the handler runs on the same thread), so relaxed order with compiler fences is enough.
 
+use crate::backend::uintr;
 use crate::receiver::Receiver;
 use crate::vector;
 use core::arch::{asm, global_asm};
@@ -32,6 +34,7 @@ pub struct Gate {
     pub(crate) lo: AtomicUsize,
     pub(crate) hi: AtomicUsize,
     pub(crate) requested: AtomicU32,
+    pub(crate) uiret: AtomicU32,
 }
 
 const _: () =
@@ -147,6 +150,11 @@ impl Gate {
         self.hi.store(stack_high, Relaxed);
     }
 
+    /// Says whether frames on this identity's stack are left by UIRET: if its receivers' mechanism has that instruction. While the gate is closed.
+    pub fn return_by_uiret(&self, yes: bool) {
+        self.uiret.store(yes.into(), Relaxed);
+    }
+
     /// The lowest and the highest stack pointer that are interrupted in place.
     pub fn bounds(&self) -> (usize, usize) {
         (self.lo.load(Relaxed), self.hi.load(Relaxed))
@@ -233,6 +241,9 @@ impl CriticalSection {
     #[inline(always)]
     pub fn enter() -> Self {
         mask();
+        if uintr::sections_use_uif() && gate().depth() == 1 {
+            uintr::close(gate().receiver());
+        }
         CriticalSection(core::marker::PhantomData)
     }
 
@@ -246,6 +257,10 @@ impl CriticalSection {
 impl Drop for CriticalSection {
     #[inline(always)]
     fn drop(&mut self) {
+        // While the gate is closed: what comes leaves its hint.
+        if uintr::sections_use_uif() && gate().depth() == 1 {
+            uintr::open(gate().receiver());
+        }
         // SAFETY: pairs with the `mask` in `enter`; the guard is neither Send nor Clone, so it is the same fiber's.
         unsafe { unmask() }
     }

@@ -3,19 +3,24 @@
 //! | field | who writes | who reads |
 //! |---|---|---|
 //! | `upid` | senders, the receiver | both (see `upid`) |
-//! | `tid`, `signal`, `base_mask`, `alternate` | the thread itself in [`Receiver::attach`] | senders; handler |
+//! | `tid`, `signal`, `base_mask`, `alternate`, `mechanism`, `cpu` | the thread itself in [`Receiver::register`] and [`Receiver::attach`] | senders; handler |
+//! | `target` | see `backend::uintr` | |
+//! | `escalated` | senders set it, the signal handler clears it | the signal handler |
 //! | `altered` | handler and anybody set it, the thread clears it | the thread |
 //! | `handlers`, `filter` | before `attach` | handler, dispatch |
 //! | `counters` | the receiver's thread only, by plain increments | anybody, racily |
 
-use crate::backend;
+use crate::backend::model::Cpu;
+use crate::backend::uintr::{self, Target};
+use crate::backend::{self, Mechanism};
 use crate::latency::Latency;
 use crate::upid::Upid;
 use crate::vector::Handler;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64};
+use std::io;
 
 /// Says which of the pending vectors are worth an interrupt now; the others are dropped. Runs in the signal handler: async-signal-safe only.
 pub type Filter = unsafe fn(&Receiver, u64) -> u64;
@@ -51,6 +56,12 @@ pub struct Receiver {
     base_mask: AtomicU64,
     alternate: UnsafeCell<libc::stack_t>,
     altered: AtomicBool,
+    mechanism: AtomicU8,
+    /// A signal is on its way besides the notification.
+    pub(crate) escalated: AtomicBool,
+    pub(crate) target: Target,
+    /// The model's logical processor: this receiver's thread, whichever identity it runs.
+    cpu: Cpu,
     handlers: [Option<Handler>; 64],
     pub(crate) filter: Option<Filter>,
     /// What happened to this receiver's interrupts.
@@ -95,6 +106,10 @@ impl Receiver {
                 ss_size: 0,
             }),
             altered: AtomicBool::new(false),
+            mechanism: AtomicU8::new(0),
+            escalated: AtomicBool::new(false),
+            target: Target::new(),
+            cpu: Cpu::new(),
             handlers: [None; 64],
             filter: None,
             counters: Counters {
@@ -134,6 +149,40 @@ impl Receiver {
         self.handlers[vector as usize & 63]
     }
 
+    /// Says how this receiver's thread, the calling one, is interrupted, and tells the kernel. Its gate names the receiver already; nothing comes before
+    /// [`Receiver::attach`]. `mechanism` was installed ([`Mechanism::install`]).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn register(&self, mechanism: Mechanism) -> io::Result<()> {
+        self.mechanism.store(mechanism as u8, Relaxed);
+        if mechanism.has_uif() {
+            uintr::register(self).inspect_err(|_| self.mechanism.store(Mechanism::Signal as u8, Relaxed))?;
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Receiver::register`]. On the thread, detached, while its gate still names the receiver.
+    pub fn unregister(&self) {
+        if self.mechanism().has_uif() {
+            uintr::unregister(self);
+        }
+    }
+
+    /// How the thread is interrupted.
+    #[inline]
+    pub fn mechanism(&self) -> Mechanism {
+        match self.mechanism.load(Relaxed) {
+            1 => Mechanism::Uintr,
+            2 => Mechanism::Model,
+            _ => Mechanism::Signal,
+        }
+    }
+
+    pub(crate) fn model_cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
     /// Makes the calling thread this receiver's: notes its id, unblocks `signal` (installed before) whatever mask was inherited, notes the
     /// resulting mask as the base mask. The thread also needs an alternate stack ([`crate::foreign::AlternateStack`]).
     pub fn attach(&self, signal: i32) {
@@ -149,6 +198,9 @@ impl Receiver {
         self.upid.acknowledge();
         if self.upid.pending() != 0 {
             backend::signal::notify(self);
+        }
+        if self.mechanism().has_uif() {
+            uintr::enable();
         }
     }
 
@@ -235,8 +287,32 @@ impl Receiver {
     /// Posts `vector` and interrupts the thread if no notification is on its way already. Any thread, masked or not; not a lock, not an allocation.
     pub fn post(&self, vector: u8) {
         if self.upid.post(vector) {
+            backend::notify(self);
+        }
+    }
+
+    /// Notifies the thread by a signal for what was posted and not answered: a user interrupt does not wake a thread that is blocked in the kernel. Does
+    /// nothing where notifications are signals anyway. Any thread.
+    pub fn escalate(&self) {
+        // One at a time, as with ON: the handler clears it before it looks at PIR.
+        if self.mechanism().has_uif() && self.upid.pending() != 0 && !self.escalated.swap(true, SeqCst) {
             backend::signal::notify(self);
         }
+    }
+
+    /// UIF of the thread, which is the calling one; true where there is no such flag. For assertions: it is 1 wherever fibers are switched.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        backend::uif(self)
+    }
+
+    /// True if a frame of this receiver's may have been built by the CPU, which knows nothing of signal masks, alternate stacks and tiles: then the handler
+    /// that wants to switch must look for itself. Two system calls; the attached thread, masked.
+    pub fn may_switch(&self, frame_is_checked: bool) -> bool {
+        if frame_is_checked && !self.mechanism().has_uif() {
+            return true;
+        }
+        self.is_unaltered() && !crate::arch::xstate::tiles_in_use()
     }
 
     /// Vectors posted and not yet taken, as a bit set.

@@ -42,12 +42,15 @@ pub fn spawn_timer(
     })
 }
 
-/// Blocks every signal for the calling thread: the program's signals go to its other threads.
+/// Blocks every signal for the calling thread but those of its own faults: the program's signals go to its other threads.
 pub fn block_all_signals() {
     // SAFETY: plain libc calls on a local set.
     unsafe {
         let mut all: libc::sigset_t = core::mem::zeroed();
         libc::sigfillset(&mut all);
+        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP] {
+            libc::sigdelset(&mut all, fault);
+        }
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, null_mut());
     }
 }

@@ -17,6 +17,10 @@ pub(crate) struct Upid {
 }
 
 impl Upid {
+    /// Offsets, for the entry stub.
+    pub(crate) const PIR: usize = core::mem::offset_of!(Upid, pir);
+    pub(crate) const ON: usize = core::mem::offset_of!(Upid, on);
+
     pub(crate) const fn new() -> Self {
         Upid { pir: AtomicU64::new(0), on: AtomicBool::new(false) }
     }
@@ -31,6 +35,9 @@ impl Upid {
     /// The handler is entered: later senders notify again. True if a notification was on its way.
     #[inline]
     pub(crate) fn acknowledge(&self) -> bool {
+        if cfg!(unyield_mutant = "on_not_cleared") {
+            return self.on.load(SeqCst);
+        }
         self.on.swap(false, SeqCst)
     }
 
@@ -54,7 +61,11 @@ impl Upid {
             if bits == 0 {
                 return None;
             }
-            let vector = 63 - bits.leading_zeros() as u8;
+            let vector = if cfg!(unyield_mutant = "low_to_high") {
+                bits.trailing_zeros() as u8
+            } else {
+                63 - bits.leading_zeros() as u8
+            };
             if self.pir.fetch_and(!(1 << vector), SeqCst) >> vector & 1 == 1 {
                 return Some(vector);
             }

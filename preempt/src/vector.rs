@@ -22,8 +22,13 @@ pub(crate) unsafe extern "C" fn dispatch(frame: *mut Frame) {
     unsafe {
         let errno = libc::__errno_location();
         let saved = *errno;
+        if let Some(receiver) = gate().receiver().as_ref() {
+            receiver.latency.arrived(); // of a user interrupt: the signal handler has noted its own
+        }
         run_pending(Some(&mut *frame));
-        *errno = saved;
+        if !cfg!(unyield_mutant = "errno_not_kept") {
+            *errno = saved;
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Preemption control; re-exports what users need of `unyield-preempt`.
 
+use unyield_preempt as delivery;
+pub use unyield_preempt::Masking;
 pub use unyield_preempt::gate::{CriticalSection, critical};
 pub use unyield_preempt::probe::{Finding, Probe, probe};
 
@@ -7,11 +9,44 @@ pub use unyield_preempt::probe::{Finding, Probe, probe};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Mechanism {
-    /// The best that [`probe`] finds; signals in this version.
+    /// The best that [`probe`] finds: `Uintr`, else `Signal`. The environment variable `UNYIELD_MECHANISM` (`signal`, `uintr`, `model`) overrides it.
     #[default]
     Auto,
+    /// User Interrupts (SENDUIPI): CPU and kernel must have them.
+    Uintr,
     /// A signal to the worker's thread.
     Signal,
+    /// User Interrupts whose instructions trap and are carried out in software, on any machine. For tests: some 50 µs an interrupt.
+    Model,
+}
+
+impl Mechanism {
+    /// The mechanism that this stands for here.
+    pub(crate) fn resolve(self) -> Result<delivery::Mechanism, &'static str> {
+        let chosen = match self {
+            Mechanism::Auto => match std::env::var("UNYIELD_MECHANISM").as_deref() {
+                Err(std::env::VarError::NotPresent) | Ok("") => delivery::Mechanism::best(),
+                Ok("signal") => delivery::Mechanism::Signal,
+                Ok("uintr") => delivery::Mechanism::Uintr,
+                Ok("model") => delivery::Mechanism::Model,
+                _ => return Err("UNYIELD_MECHANISM must be signal, uintr or model"),
+            },
+            Mechanism::Uintr => delivery::Mechanism::Uintr,
+            Mechanism::Signal => delivery::Mechanism::Signal,
+            Mechanism::Model => delivery::Mechanism::Model,
+        };
+        chosen.obstacle().map_or(Ok(chosen), Err)
+    }
+}
+
+impl From<delivery::Mechanism> for Mechanism {
+    fn from(mechanism: delivery::Mechanism) -> Self {
+        match mechanism {
+            delivery::Mechanism::Uintr => Mechanism::Uintr,
+            delivery::Mechanism::Model => Mechanism::Model,
+            _ => Mechanism::Signal,
+        }
+    }
 }
 
 /// Where a fiber may be preempted.

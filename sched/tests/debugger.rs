@@ -42,6 +42,10 @@ fn gdb_unwinds_through_the_stub() {
         "-ex",
         "handle SIGURG nostop noprint pass",
         "-ex",
+        "handle SIGILL nostop noprint pass", // with Mechanism::Model: its instructions, and its notifications
+        "-ex",
+        "handle SIG39 nostop noprint pass",
+        "-ex",
         "break unyield::worker::preempt::on_tick",
         "-ex",
         "run",

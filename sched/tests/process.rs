@@ -128,6 +128,36 @@ fn fork_on_two_workers() {
     alone("fork_on_two_workers", || forks(2, false));
 }
 
+/// To libc the child's only thread is the fiber: it takes the stack of the worker's thread for one that nobody needs. When it unmaps that, the kernel must not
+/// have anything of the thread there.
+#[test]
+fn the_childs_worker_stack_may_go() {
+    alone("the_childs_worker_stack_may_go", || {
+        let runtime = busy_runtime(2);
+        for _ in 0..5 {
+            let code = runtime.run(|| {
+                fork(|| {
+                    const THREADS: usize = 64; // libc keeps 40 MiB of stacks
+                    let barrier = std::sync::Arc::new(std::sync::Barrier::new(THREADS));
+                    let threads: Vec<_> = (0..THREADS)
+                        .map(|_| {
+                            let barrier = barrier.clone();
+                            std::thread::spawn(move || _ = barrier.wait())
+                        })
+                        .collect();
+                    threads.into_iter().for_each(|thread| thread.join().unwrap());
+                    let start = Instant::now();
+                    while start.elapsed() < 20 * MS {
+                        std::thread::yield_now();
+                    }
+                    7
+                })
+            });
+            assert_eq!(code, 7);
+        }
+    });
+}
+
 #[test]
 fn fork_on_a_carrier() {
     alone("fork_on_a_carrier", || forks(1, true));

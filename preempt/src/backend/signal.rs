@@ -6,7 +6,6 @@
 use crate::arch::{inject, xstate};
 use crate::gate::gate;
 use crate::receiver::{Receiver, bump};
-use core::arch::naked_asm;
 use core::ptr::{null, null_mut};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicPtr, compiler_fence};
@@ -102,44 +101,38 @@ pub(crate) fn notify(receiver: &Receiver) {
             let errno = libc::__errno_location();
             let saved = *errno;
             if libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal) != 0 {
-                receiver.upid.acknowledge(); // nothing is on its way (a full queue of real-time signals): the next post tries again
+                // nothing is on its way (a full queue of real-time signals): the next post tries again
+                receiver.upid.acknowledge();
+                receiver.escalated.store(false, SeqCst);
             }
             *errno = saved;
         }
     }
 }
 
-/// The kernel does not clear AC on signal entry: compiled code with unaligned accesses would trap.
-#[unsafe(naked)]
-unsafe extern "C" fn entry(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    naked_asm!(
-        "sub rsp, 8",
-        "pushfq",
-        "and dword ptr [rsp], ~0x40000",
-        "popfq",
-        "call {handler}",
-        "add rsp, 8",
-        "ret",
-        handler = sym handler,
-    )
-}
+crate::arch::insn::handler_entry!(entry, handler);
 
 unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let receiver = gate().receiver();
     let mut ours = false;
+    // SAFETY: this handler's siginfo, and the gate's receiver.
+    let queued = unsafe { crate::endpoint::queued::arrived(receiver, info) };
     if !receiver.is_null() {
         // SAFETY: a gate names a live receiver, and we run on its thread: a switch to another worker cannot happen under a signal handler.
         let receiver = unsafe { &*receiver };
         bump(&receiver.counters.interrupts);
         receiver.latency.arrived();
         ours = receiver.upid.acknowledge(); // before PIR is read: a later sender signals again
+        ours |= receiver.escalated.swap(false, SeqCst);
         // SAFETY: `context` is this handler's.
         unsafe { deliver(receiver, context.cast()) }
+        // SAFETY: as above.
+        unsafe { crate::endpoint::queued::settled(receiver) }
     }
     // SAFETY: the kernel gave us a siginfo; for SI_TKILL the pid field is filled.
     unsafe {
         let from_us = (*info).si_code == libc::SI_TKILL && (*info).si_pid() == libc::getpid();
-        if !(ours && from_us) {
+        if !(queued || ours && from_us) {
             chain(signal, info, context);
         }
     }
@@ -153,6 +146,16 @@ unsafe fn deliver(receiver: &Receiver, context: *mut libc::ucontext_t) {
     if gate.depth() != 0 {
         gate.pending.store(1, Relaxed);
         bump(&receiver.counters.deferred);
+        return;
+    }
+    if inject::rewind(registers) {
+        gate.depth.store(1, Relaxed);
+        gate.pending.store(1, Relaxed);
+        bump(&receiver.counters.completed);
+        return;
+    }
+    if !super::uif(receiver) {
+        gate.pending.store(1, Relaxed); // at the very beginning of the stub, or in a section that only UIF knows
         return;
     }
     // SAFETY: as above.
@@ -212,6 +215,20 @@ unsafe fn chain(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_v
     }
     // SAFETY: leaked at installation, never changed after.
     let previous = unsafe { &*previous };
+    // SAFETY: as the kernel would.
+    unsafe { call_handler(previous, signal, info, context) }
+}
+
+/// Hands a signal to `previous`, the action that a handler of ours has replaced.
+///
+/// # Safety
+/// In that handler, with its arguments.
+pub(crate) unsafe fn call_handler(
+    previous: &libc::sigaction,
+    signal: i32,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
     match previous.sa_sigaction {
         libc::SIG_IGN => {}
         libc::SIG_DFL if [libc::SIGURG, libc::SIGCHLD, libc::SIGWINCH, libc::SIGCONT].contains(&signal) => {}

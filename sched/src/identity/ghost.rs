@@ -120,11 +120,7 @@ extern "C" fn donor(argument: *mut libc::c_void) -> *mut libc::c_void {
         let gate = gate();
         gate.prepare(identity.stack.low(), identity.stack.top());
         identity.gate.set(gate);
-        if let Some(offset) = insn::rseq_offset() {
-            const RSEQ_UNREGISTER: usize = 1;
-            const GLIBC_SIGNATURE: u32 = 0x5305_3053;
-            libc::syscall(libc::SYS_rseq, fs as isize + offset, 32usize, RSEQ_UNREGISTER, GLIBC_SIGNATURE);
-        }
+        insn::unregister_rseq(fs);
         identity.tid.set((fs + tid_offset().unwrap_or(0)) as *mut u32);
         // A ghost must not take signals: it has no kernel task. This task blocks them all for its last microseconds.
         unyield_preempt::tick::block_all_signals();

@@ -262,8 +262,14 @@ impl Trouble {
 
 /// Makes an identity of the kind that the runtime uses. Plain threads.
 pub(crate) fn make(runtime: &Shared, size: usize) -> std::io::Result<&'static Identity> {
-    let identity =
-        if runtime.shares_identities() { ghost::create_shared(size)? } else { ghost::create(size)? };
+    let identity = if runtime.shares_identities() {
+        ghost::create_shared(size)?
+    } else {
+        let identity = ghost::create(size)?;
+        // SAFETY: its kernel task has ended; nobody else knows it yet.
+        unsafe { (*identity.gate.get()).return_by_uiret(runtime.mechanism.has_uif()) };
+        identity
+    };
     runtime.pool.register(identity);
     Ok(identity)
 }

@@ -1,11 +1,11 @@
 //! Starting a runtime.
 
-use super::{GLOBAL, Handle, PanicHandler, Runtime, Shared, WorkerHook, fault, fork, resolve, timer};
+use super::{GLOBAL, Handle, PanicHandler, Runtime, Shared, WorkerHook, fault, fork, timer};
 use crate::identity::pool::Pool;
 use crate::identity::service::{self, Service};
 use crate::identity::{ghost, stack};
 use crate::observe::report;
-use crate::preempt::{Mechanism, Pinning, Preemption};
+use crate::preempt::{Masking, Mechanism, Pinning, Preemption};
 use crate::time::timers::Timers;
 use crate::worker::carrier::Carriers;
 use crate::worker::spare::Spares;
@@ -17,7 +17,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, io};
-use unyield_preempt::{backend::signal, foreign, probe};
+use unyield_preempt::backend::{signal, uintr};
+use unyield_preempt::{foreign, probe};
 use unyield_stealing::{Armed, Idle, Injector};
 
 /// Why a runtime cannot be built.
@@ -68,6 +69,7 @@ pub struct Builder {
     stack_size: usize,
     quantum: Duration,
     mechanism: Mechanism,
+    masking: Masking,
     preemption: Option<Preemption>,
     signal: i32,
     max_carriers: usize,
@@ -87,6 +89,7 @@ impl Default for Builder {
             stack_size: 256 << 10,
             quantum: Duration::from_millis(1),
             mechanism: Mechanism::default(),
+            masking: Masking::default(),
             preemption: None,
             signal: signal::DEFAULT_SIGNAL,
             max_carriers: 512,
@@ -148,6 +151,13 @@ impl Builder {
         self
     }
 
+    /// How critical sections hold user interrupts back where there are any: by a word that the interrupt's entry looks at, or by CLUI and STUI as well, then in
+    /// the whole process. No effect with signals.
+    pub fn masking(mut self, m: Masking) -> Self {
+        self.masking = m;
+        self
+    }
+
     /// Where fibers may be preempted. Not set: `Anywhere`; on a machine where fibers cannot have thread identities of their own (no FSGSBASE, another
     /// libc, see [`probe`](crate::preempt::probe())) `AtCheckpoints`, and a line on stderr says why. [`Handle::preemption`] tells which. What is set here is not replaced by anything else:
     /// where it is impossible, [`Builder::build`] fails.
@@ -156,7 +166,7 @@ impl Builder {
         self
     }
 
-    /// The signal that carries interrupts (default SIGURG). What is not ours goes to the handler that was there before.
+    /// The signal that carries interrupts (default SIGURG), or, with User Interrupts, reaches workers that are blocked in the kernel. What is not ours goes to the handler that was there before.
     pub fn signal(mut self, signo: i32) -> Self {
         self.signal = signo;
         self
@@ -284,7 +294,7 @@ extern "C" fn native_fs() -> usize {
 
 fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
     settings.check()?;
-    resolve(settings.mechanism)?;
+    let mechanism = settings.mechanism.resolve().map_err(BuildError::Unavailable)?;
     let (preemption, why_not_anywhere) = choose(settings.preemption, identity_obstacle)?;
     if let Some(why) = why_not_anywhere {
         report::say_parts(&["fibers are preempted at checkpoints only: ", why]);
@@ -295,7 +305,10 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
     };
     fork::prepare()?;
     unyield_stealing::fence::register();
-    signal::install(settings.signal)?;
+    mechanism.install(settings.signal)?;
+    if mechanism.has_uif() && settings.masking == Masking::CluiStui {
+        uintr::use_uif_in_sections();
+    }
     fault::install();
     foreign::adopt_handlers();
     // SAFETY: `native_fs` only reads the gate and a word of the worker.
@@ -315,6 +328,7 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
         stack_size: settings.stack_size,
         quantum_ns: settings.quantum.as_nanos() as u64,
         preemption,
+        mechanism,
         signal: settings.signal,
         signal_mask: unyield_preempt::arch::insn::signal_mask(),
         panic_handler: settings.panic_handler.take(),

@@ -88,7 +88,7 @@ impl Handle {
 
     /// How interrupts are delivered.
     pub fn mechanism(&self) -> Mechanism {
-        Mechanism::Signal
+        self.shared.mechanism.into()
     }
 }
 

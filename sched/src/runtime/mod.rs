@@ -18,7 +18,7 @@ use crate::fiber::task::{self, Payload, Spec, Task};
 use crate::fiber::{JoinError, JoinHandle, builder as spawn};
 use crate::identity::pool::Pool;
 use crate::identity::service::Service;
-use crate::preempt::{Mechanism, Preemption};
+use crate::preempt::Preemption;
 use crate::time::timers::Timers;
 use crate::worker::Worker;
 use crate::worker::carrier::Carriers;
@@ -31,6 +31,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
+use unyield_preempt::Mechanism;
 use unyield_stealing::{Armed, Idle, Injector};
 
 type PanicHandler = Box<dyn Fn(Box<dyn Any + Send>) + Send + Sync>;
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) stack_size: usize,
     pub(crate) quantum_ns: u64,
     pub(crate) preemption: Preemption,
+    pub(crate) mechanism: Mechanism,
     pub(crate) signal: i32,
     /// The signal mask of every thread that runs fibers: what a fiber saves on one it may restore on another.
     pub(crate) signal_mask: u64,
@@ -297,10 +299,3 @@ impl Handle {
 
 /// The global runtime, built on first use with defaults or by `Builder::build_global`.
 pub(crate) static GLOBAL: OnceLock<Runtime> = OnceLock::new();
-
-/// Which mechanism a setting stands for on this machine.
-pub(crate) fn resolve(mechanism: Mechanism) -> Result<Mechanism, BuildError> {
-    match mechanism {
-        Mechanism::Auto | Mechanism::Signal => Ok(Mechanism::Signal),
-    }
-}

@@ -223,6 +223,9 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> u64 {
         }
         worker.tick_slice.store(slice, Relaxed);
         worker.receiver.post(TICK);
+        if seen.ticks > 1 {
+            worker.receiver.escalate();
+        }
         runtime.ticks_sent.store(runtime.ticks_sent.load(Relaxed) + 1, Relaxed);
     }
     if seen.stuck && !worker.other_work_waits() { NOTHING_WAITS } else { again }
@@ -296,6 +299,7 @@ fn visit_carriers(runtime: &Shared, seen: &mut [SeenCarrier], now: u64) -> u64 {
                 seen.cpu = cpu;
                 seen.backoff = runtime.quantum_ns;
                 carrier.tick_slice.store(slice, Relaxed);
+                carrier.receiver.escalate(); // an earlier tick, if it was not answered
                 carrier.receiver.post(TICK);
             } else {
                 seen.backoff = (seen.backoff * 2).min(CARRIER_BACKOFF_MAX);

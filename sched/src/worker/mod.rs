@@ -198,6 +198,11 @@ impl Worker {
         self.role == Role::Regular || self.active.load(Relaxed)
     }
 
+    /// FS base of the worker's own thread; 0 where identities are shared. Its thread, or a child forked from it.
+    pub(crate) fn native_fs(&self) -> usize {
+        self.native_fs.get()
+    }
+
     /// FS base of the thread identity that is to answer libc's next `setxid` signal on this thread: the worker's own; 0 where identities are shared. The TCB of
     /// a fiber that owns the thread shows the thread's id as well, so libc signals the thread for either of them, and asks again until both have
     /// answered: they take turns. Handler.

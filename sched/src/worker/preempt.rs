@@ -41,7 +41,7 @@ pub(crate) unsafe fn on_tick(receiver: &Receiver, frame: Option<&mut Frame>) {
         return;
     }
     // A changed signal mask or alternate stack belongs to the OS thread. The signal handler has looked at them already; at the end of a section nobody has.
-    if frame.is_none() && !receiver.is_unaltered() && !cfg!(unyield_mutant = "no_mask_check") {
+    if !receiver.may_switch(frame.is_some()) && !cfg!(unyield_mutant = "no_mask_check") {
         receiver.suspect();
         bump(&receiver.counters.foreign_mask);
         return;

@@ -52,6 +52,10 @@ unsafe fn arrived() {
     // SAFETY: masked, on our own identity; whoever switched to us has set the receiver.
     unsafe {
         Worker::current().settle();
+        debug_assert!(
+            Worker::current().receiver.is_open(),
+            "UIF = 0 after a switch: nothing would interrupt this worker again"
+        );
         gate().resumed();
     }
 }

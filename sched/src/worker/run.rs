@@ -27,6 +27,13 @@ impl Worker {
             Ok(alternate) => alternate,
             Err(error) => return ready(Err(error)),
         };
+        // SAFETY: a plain thread's own gate, open; nobody posts before the thread is attached.
+        unsafe { gate().set_receiver(&self.receiver) };
+        if let Err(error) = self.receiver.register(self.runtime().mechanism) {
+            // SAFETY: as above.
+            unsafe { gate().set_receiver(null()) };
+            return ready(Err(error));
+        }
         ready(Ok(())); // it may lock and free, so before the gate closes
         // SAFETY: this thread becomes the worker.
         unsafe { self.attach() };
@@ -55,7 +62,7 @@ impl Worker {
             }
             let gate = gate();
             gate.prepare_shared(); // never interrupted in place: native code of a worker is masked anyway
-            gate.set_receiver(&self.receiver);
+            gate.return_by_uiret(self.runtime().mechanism.has_uif());
             self.native_gate.set(gate);
         }
         self.started_ns.store(tick::now(), Relaxed);
@@ -64,6 +71,7 @@ impl Worker {
 
     unsafe fn detach(&self) {
         self.receiver.detach();
+        self.receiver.unregister();
         // SAFETY: the thread runs no fiber any more; a late signal finds no receiver.
         unsafe { gate().set_receiver(null()) };
         gate().open();

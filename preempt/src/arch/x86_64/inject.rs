@@ -16,6 +16,8 @@ const EFL: usize = libc::REG_EFL as usize;
 /// The flags that user code may change: CF PF AF ZF SF TF DF OF NT RF? AC ID. TF is left out, so that a debugger's stays.
 const USER_FLAGS: i64 = 0x24_4CD5;
 const RED_ZONE: i64 = 128;
+/// Where frames begin, below the interrupted RSP.
+const FRAME_BELOW: i64 = if cfg!(unyield_mutant = "red_zone_0") { 0 } else { RED_ZONE };
 
 /// The registers of `context`.
 ///
@@ -59,12 +61,20 @@ pub(crate) unsafe fn finish(registers: &mut Registers) -> bool {
     true
 }
 
+/// If the saved context is inside the open part of a return by UIRET, sends it round again. True if it was: the gate must be closed and have its hint.
+pub(crate) fn rewind(registers: &mut Registers) -> bool {
+    let Some((again, back)) = stub::hard_return(registers[RIP] as usize) else { return false };
+    registers[RIP] = again as i64;
+    registers[RSP] -= back;
+    true
+}
+
 /// Rewrites a saved context so that it goes on in the entry stub with a user-interrupt frame below its red zone.
 ///
 /// # Safety
 /// The interrupted stack has [`super::xstate::room`] bytes below RSP, and the gate is closed.
 pub(crate) unsafe fn inject(registers: &mut Registers) {
-    let mut sp = ((registers[RSP] - RED_ZONE) & !15) as *mut i64;
+    let mut sp = ((registers[RSP] - FRAME_BELOW) & !15) as *mut i64;
     for value in [registers[RSP], registers[EFL], registers[RIP], RESCAN as i64] {
         // SAFETY: below the red zone, within the room that the caller has checked.
         unsafe {

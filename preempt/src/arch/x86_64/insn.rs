@@ -45,6 +45,45 @@ pub(crate) unsafe fn xgetbv(index: u32) -> u64 {
     (high as u64) << 32 | low as u64
 }
 
+/// SENDUIPI: posts what entry `index` of the process' target table says, and interrupts its receiver.
+///
+/// # Safety
+/// The entry is valid for as long as the instruction runs; the machine has User Interrupts or their model.
+#[inline(always)]
+pub unsafe fn senduipi(index: u64) {
+    // SAFETY: per the contract; it writes to the receiver's descriptor only, which the kernel owns. Memory is clobbered: what was written before is posted.
+    unsafe { asm!("senduipi {}", in(reg) index, options(nostack, preserves_flags)) }
+}
+
+/// CLUI: UIF = 0, no user interrupt is delivered to this thread.
+///
+/// # Safety
+/// The machine has User Interrupts or their model.
+#[inline(always)]
+pub unsafe fn clui() {
+    // SAFETY: per the contract; memory is clobbered, so nothing moves out of the section.
+    unsafe { asm!("clui", options(nostack, preserves_flags)) }
+}
+
+/// STUI: UIF = 1. What is pending is delivered at once.
+///
+/// # Safety
+/// The machine has User Interrupts or their model, and the thread's gate is in order.
+#[inline(always)]
+pub unsafe fn stui() {
+    // SAFETY: as for `clui`. An interrupt restores what it changes, below the red zone.
+    unsafe { asm!("stui", options(preserves_flags)) }
+}
+
+/// TESTUI: UIF. Only where User Interrupts are enabled or modelled; else it traps.
+#[inline(always)]
+pub fn testui() -> bool {
+    let uif: u8;
+    // SAFETY: changes flags and the operand; a trap is the caller's concern and no memory error.
+    unsafe { asm!("testui", "setc {}", out(reg_byte) uif, options(nostack, nomem)) }
+    uif != 0
+}
+
 /// The calling thread's signal mask, by the bare system call: no libc, no errno. 0.1–0.2 µs.
 #[inline]
 pub fn signal_mask() -> u64 {
@@ -95,6 +134,19 @@ pub fn rseq_offset() -> Option<isize> {
     unsafe {
         let address = unyield_rseq_offset();
         if address.is_null() { None } else { Some(*address) }
+    }
+}
+
+/// Makes the kernel forget the rseq area that libc has registered for the calling OS thread in the thread control block at `fs`. Nothing if libc has none.
+pub fn unregister_rseq(fs: usize) {
+    if let Some(offset) = rseq_offset() {
+        const UNREGISTER: u64 = 1;
+        const GLIBC_SIGNATURE: u64 = 0x5305_3053;
+        // SAFETY: the kernel compares address and signature with what is registered, and refuses anything else.
+        unsafe {
+            let area = fs.wrapping_add_signed(offset) as u64;
+            syscall6(libc::SYS_rseq as u64, [area, 32, UNREGISTER, GLIBC_SIGNATURE, 0, 0]);
+        }
     }
 }
 
@@ -253,3 +305,27 @@ pub(crate) fn glibc_version_address() -> *const () {
     // SAFETY: only loads an address.
     unsafe { unyield_libc_version() }
 }
+
+/// Defines `$entry`, a signal handler's first instructions: the kernel does not clear AC on signal entry, and compiled code with unaligned accesses would trap.
+macro_rules! handler_entry {
+    ($entry:ident, $handler:ident) => {
+        #[unsafe(naked)]
+        unsafe extern "C" fn $entry(
+            signal: i32,
+            info: *mut libc::siginfo_t,
+            context: *mut libc::c_void,
+        ) {
+            core::arch::naked_asm!(
+                "sub rsp, 8",
+                "pushfq",
+                "and dword ptr [rsp], ~0x40000",
+                "popfq",
+                "call {handler}",
+                "add rsp, 8",
+                "ret",
+                handler = sym $handler,
+            )
+        }
+    };
+}
+pub(crate) use handler_entry;

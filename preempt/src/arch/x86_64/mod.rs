@@ -1,4 +1,4 @@
-//! x86-64 Linux: the entry stub and its return, frame injection, extended state, single instructions.
+//! x86-64 Linux: the entry stub and its returns, frame injection, extended state, single instructions.
 
 pub(crate) mod inject;
 pub mod insn;

@@ -1,4 +1,5 @@
-//! The entry stub: what runs between a user-interrupt frame and `dispatch`, and the software UIRET that ends it.
+//! The entry stub: what runs between a user-interrupt frame and `dispatch`, and the two ways in which it ends: UIRET, and a software UIRET for
+//! machines without.
 //!
 //! Frame on the interrupted stack, below its red zone, as the CPU would push it for a user interrupt:
 //!
@@ -23,7 +24,11 @@
 //! state), MXCSR and dirty upper halves must not reach the fiber that dispatch may switch to, since that one may
 //! go on by a plain return, which restores none of them.
 
+use crate::gate::Gate;
+use crate::receiver::{Counters, Receiver};
+use crate::upid::Upid;
 use core::arch::global_asm;
+use core::mem::offset_of;
 use core::sync::atomic::AtomicU64;
 
 /// Bytes of the XSAVE area and the components saved; written once by [`super::xstate::init`], before any frame exists.
@@ -112,6 +117,110 @@ macro_rules! xrstor {
     };
 }
 
+#[cfg(unyield_mutant = "no_stui")]
+macro_rules! stui {
+    () => {
+        "nop"
+    };
+}
+#[cfg(not(unyield_mutant = "no_stui"))]
+macro_rules! stui {
+    () => {
+        "stui"
+    };
+}
+#[cfg(unyield_mutant = "on_not_cleared")]
+macro_rules! acknowledge {
+    () => {
+        "nop dword ptr [rcx + {on}]"
+    };
+}
+#[cfg(not(unyield_mutant = "on_not_cleared"))]
+macro_rules! acknowledge {
+    () => {
+        "xchg [rcx + {on}], dl"
+    };
+}
+
+// Entered by the CPU (or its model), with UIF = 0 and nothing saved. Its checks are the signal handler's, as far as they can be made here; the rest is up to
+// the vector's handler. Until the gate is closed nothing may be pushed but three registers: the CPU delivers anywhere, also on a stack that is nearly
+// used up or not ours. A closed gate gets the hint, as from the signal handler; what cannot be taken here stays in PIR. Then UIF = 1 again, for good:
+// from here to the return the gate is closed by its word, and whatever else arrives is such a hint. (Rejected: UIF = 0 through the scheduler. Then every way
+// of resuming would need an STUI, and one that was forgotten would leave a fiber that is never interrupted again.)
+global_asm!(
+    ".pushsection .text.unyield_entry_uintr, \"ax\", @progbits",
+    ".p2align 6",
+    ".globl unyield_entry_uintr",
+    ".hidden unyield_entry_uintr",
+    ".type unyield_entry_uintr, @function",
+    "unyield_entry_uintr:",
+    ".cfi_startproc",
+    ".cfi_signal_frame",
+    "UNYIELD_CFI_RSP 0",
+    "UNYIELD_PUSH rax, 8",
+    "UNYIELD_PUSH rcx, 16",
+    "UNYIELD_PUSH rdx, 24",
+    "UNYIELD_CFI_SAVED 24",
+    // stack: rdx rcx rax vector rip rflags rsp = +0 8 16 24 32 40 48
+    "mov rax, [rip + unyield_gate@gottpoff]",
+    "mov rcx, fs:[rax + {receiver}]",
+    "test rcx, rcx",
+    "jz 9f", // no receiver: nobody wants it
+    "mov rdx, [rsp + 24]",
+    "cmp rdx, {rescan}",
+    "je 2f",
+    "lock bts [rcx + {pir}], rdx", // from a sender that knows nothing of our PIR: another process
+    "2:",
+    "xor edx, edx",
+    acknowledge!(), // before PIR is read
+    "inc qword ptr [rcx + {interrupts}]",
+    "cmp dword ptr fs:[rax], 0",
+    "jne 3f",
+    "mov rdx, [rsp + 48]",
+    "cmp rdx, fs:[rax + {lo}]",
+    "jb 4f",
+    "cmp rdx, fs:[rax + {hi}]",
+    "ja 4f",
+    "mov dword ptr fs:[rax], 1",
+    stui!(),
+    "jmp unyield_soft_again",
+    "3:",
+    "mov dword ptr fs:[rax + 4], 1",
+    "inc qword ptr [rcx + {deferred}]",
+    "jmp 9f",
+    "4:",
+    "mov rdx, fs:[rax + {lo}]",
+    "cmp rdx, fs:[rax + {hi}]",
+    "jbe 5f",
+    "mov dword ptr fs:[rax + {requested}], 1", // identities are shared: to be acted on at a checkpoint
+    "jmp 9f",
+    "5:",
+    "inc qword ptr [rcx + {misplaced}]",
+    "9:",
+    "mov rdx, [rsp]",
+    "mov rcx, [rsp + 8]",
+    "mov rax, [rsp + 16]",
+    ".cfi_same_value rdx",
+    ".cfi_same_value rcx",
+    ".cfi_same_value rax",
+    "lea rsp, [rsp + 32]",
+    "UNYIELD_CFI_RSP -8",
+    "uiret",
+    ".cfi_endproc",
+    ".size unyield_entry_uintr, . - unyield_entry_uintr",
+    ".popsection",
+    receiver = const offset_of!(Gate, receiver),
+    lo = const offset_of!(Gate, lo),
+    hi = const offset_of!(Gate, hi),
+    requested = const offset_of!(Gate, requested),
+    pir = const offset_of!(Receiver, upid) + Upid::PIR,
+    on = const offset_of!(Receiver, upid) + Upid::ON,
+    interrupts = const offset_of!(Receiver, counters) + offset_of!(Counters, interrupts),
+    deferred = const offset_of!(Receiver, counters) + offset_of!(Counters, deferred),
+    misplaced = const offset_of!(Receiver, counters) + offset_of!(Counters, misplaced),
+    rescan = const crate::vector::RESCAN,
+);
+
 // The software UIRET. RIP and RFLAGS are written below the interrupted red zone (they may overlay our own RSP and RFLAGS
 // slots), the gate opens, the hint is looked at once more, and the return itself is `popfq; ret 128`:
 //
@@ -126,6 +235,10 @@ global_asm!(
     ".pushsection .text.unyield_entry_soft, \"ax\", @progbits",
     ".p2align 6",
     ".globl unyield_entry_soft, unyield_soft_open, unyield_soft_pop, unyield_soft_ret, unyield_soft_closed",
+    ".globl unyield_hard_open, unyield_hard_uiret, unyield_hard_closed",
+    ".hidden unyield_hard_open",
+    ".hidden unyield_hard_uiret",
+    ".hidden unyield_hard_closed",
     ".hidden unyield_entry_soft",
     ".hidden unyield_soft_open",
     ".hidden unyield_soft_pop",
@@ -210,7 +323,11 @@ global_asm!(
     ".cfi_same_value \\reg",
     ".endr",
     // stack: rdx rcx rax vector rip rflags rsp = +0 8 16 24 32 40 48
+    "mov rdx, [rip + unyield_gate@gottpoff]",
+    "cmp dword ptr fs:[rdx + {uiret}], 0",
+    "jne 7f",
     "mov rax, [rsp + 48]",
+    ".cfi_remember_state",
     ".cfi_def_cfa rax, 0",
     "mov rcx, [rsp + 32]",
     "mov rdx, [rsp + 40]",
@@ -254,6 +371,32 @@ global_asm!(
     "mov qword ptr [rsp + 24], {rescan}",
     "UNYIELD_CFI_RSP 24",
     "jmp unyield_soft_again",
+    // UIRET: the gate opens while UIF is 0, so nothing comes in between; a signal that does goes round again (`inject::finish`).
+    "7:",
+    ".cfi_restore_state",
+    "clui",
+    "mov dword ptr fs:[rdx], 0",
+    "unyield_hard_open:",
+    "cmp dword ptr fs:[rdx + 4], 0",
+    "jne 8f",
+    "mov rdx, [rsp]",
+    "mov rcx, [rsp + 8]",
+    "mov rax, [rsp + 16]",
+    ".cfi_remember_state",
+    ".cfi_same_value rdx",
+    ".cfi_same_value rcx",
+    ".cfi_same_value rax",
+    "lea rsp, [rsp + 32]",
+    "UNYIELD_CFI_RSP -8",
+    "unyield_hard_uiret:",
+    "uiret",
+    ".cfi_restore_state",
+    "8:",
+    "mov dword ptr fs:[rdx], 1",
+    "unyield_hard_closed:",
+    stui!(),
+    "mov qword ptr [rsp + 24], {rescan}",
+    "jmp unyield_soft_again",
     ".cfi_endproc",
     ".size unyield_entry_soft, . - unyield_entry_soft",
     ".popsection",
@@ -262,13 +405,27 @@ global_asm!(
     mxcsr = sym CLEAN_MXCSR,
     dispatch = sym crate::vector::dispatch,
     rescan = const crate::vector::RESCAN,
+    uiret = const offset_of!(Gate, uiret),
 );
 unsafe extern "C" {
     pub(super) fn unyield_entry_soft();
+    pub(crate) fn unyield_entry_uintr();
+    fn unyield_hard_open();
+    fn unyield_hard_uiret();
+    fn unyield_hard_closed();
     fn unyield_soft_open();
     fn unyield_soft_pop();
     fn unyield_soft_ret();
     fn unyield_soft_closed();
+}
+
+/// If `ip` lies in the part of the hardware return where the gate is open although the return is not complete: where to go round again, and by
+/// how much the stack pointer must go back for that.
+pub(super) fn hard_return(ip: usize) -> Option<(usize, i64)> {
+    let at = |f: unsafe extern "C" fn()| f as *const () as usize;
+    (at(unyield_hard_open)..at(unyield_hard_closed))
+        .contains(&ip)
+        .then(|| (at(unyield_hard_closed), if ip == at(unyield_hard_uiret) { 32 } else { 0 }))
 }
 
 /// Where in the software UIRET an instruction pointer is.

@@ -39,6 +39,12 @@ pub(crate) fn init() {
     XS_SIZE.store(size.next_multiple_of(64), Relaxed);
 }
 
+/// True if AMX tile state is in use on this CPU now: the stub does not save it.
+pub fn tiles_in_use() -> bool {
+    // SAFETY: a CPU with tiles has XGETBV with ECX = 1 (SDM vol. 1, 13.2: it came with XSAVEC, which is older).
+    has_tiles() && unsafe { insn::xgetbv(1) } & TILES != 0
+}
+
 /// Bytes that must be free below an interrupted RSP: red zone, frame, registers, XSAVE area, and what dispatch and a switch use.
 pub(crate) fn room() -> usize {
     128 + 16 + 32 + 120 + 64 + XS_SIZE.load(Relaxed) as usize + DISPATCH_ROOM
