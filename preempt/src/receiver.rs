@@ -179,6 +179,11 @@ impl Receiver {
         }
     }
 
+    /// What the model has done on this receiver's thread; zero with other mechanisms. Any thread, racily.
+    pub fn model_state(&self) -> backend::model::State {
+        self.cpu.state()
+    }
+
     pub(crate) fn model_cpu(&self) -> &Cpu {
         &self.cpu
     }

@@ -40,6 +40,12 @@ pub fn pending(handle: &Handle, w: usize) -> u64 {
     handle.shared().workers[w].receiver.pending()
 }
 
+/// Frames that the model's processors have pushed on the workers' threads, and instructions that it has carried out there.
+pub fn modelled(handle: &Handle) -> (u64, u64) {
+    let states = handle.shared().workers.iter().map(|worker| worker.receiver.model_state());
+    states.fold((0, 0), |(frames, traps), state| (frames + state.delivered, traps + state.trapped))
+}
+
 /// The next frame starts with the trap flag set: SIGTRAP after each instruction, until flags without it are restored.
 pub fn step_next_frame(on: bool) {
     signal::SINGLE_STEP.store(on, Relaxed);

@@ -7,7 +7,7 @@ mod common;
 use common::{Load, alone, busy_runtime, gettid, install, spin, work};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use unyield::{Runtime, fiber};
@@ -72,7 +72,7 @@ static HANDLED: AtomicU64 = AtomicU64::new(0);
 static MOVED: AtomicU64 = AtomicU64::new(0);
 
 /// Notes whether it ends on the thread where it began. Long enough to be interrupted by ticks.
-extern "C" fn watchful(_: i32) {
+extern "C" fn watchful(signal: i32) {
     let before = gettid();
     let start = Instant::now();
     while start.elapsed() < Duration::from_micros(20) {}
@@ -80,7 +80,17 @@ extern "C" fn watchful(_: i32) {
     if gettid() != before {
         MOVED.fetch_add(1, Relaxed);
     }
+    for (worker, on_its_way) in WATCHED.iter().zip(&ON_THEIR_WAY) {
+        if worker.load(Relaxed) == before {
+            on_its_way.fetch_and(!(1 << signal), SeqCst);
+        }
+    }
 }
+
+/// Thread ids of the two workers, and for each the signals that it was sent and has not handled to the end: one of a kind at a time, or those with SA_NODEFER
+/// would pile up on a machine that is too slow, until their stack is full.
+static WATCHED: [AtomicI32; 2] = [const { AtomicI32::new(0) }; 2];
+static ON_THEIR_WAY: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
 /// Handlers of every kind, at 1 kHz each to every worker. The one kind that is left out (SA_NODEFER, without SA_ONSTACK, installed
 /// after the runtime) leaves no trace that could be seen from outside; the documentation says so.
@@ -112,19 +122,19 @@ fn foreign_handlers_return_where_they_began() {
         let start = states(&runtime, 2);
         let stop = Arc::new(AtomicBool::new(false));
         let (s, workers) = (stop.clone(), start.keys().copied().collect::<Vec<_>>());
+        workers.iter().zip(&WATCHED).for_each(|(&tid, watched)| watched.store(tid, Relaxed));
         let sender = std::thread::spawn(move || {
             let mut sent = 0u64;
             while !s.load(Relaxed) {
-                for &tid in &workers {
-                    BEFORE.iter().chain(&AFTER).for_each(|&(signal, _)| send(tid, signal));
+                for (&tid, on_their_way) in workers.iter().zip(&ON_THEIR_WAY) {
+                    for &(signal, _) in BEFORE.iter().chain(&AFTER) {
+                        if on_their_way.fetch_or(1 << signal, SeqCst) & 1 << signal == 0 {
+                            send(tid, signal);
+                        }
+                    }
                     sent += 1;
                 }
-                // A machine that is too slow for the handlers would pile up those with SA_NODEFER until their stack is full.
-                let (due, start) = (HANDLED.load(Relaxed) + 7, Instant::now());
                 std::thread::sleep(MS);
-                while HANDLED.load(Relaxed) < due && start.elapsed() < 100 * MS {
-                    std::thread::sleep(MS);
-                }
             }
             sent
         });

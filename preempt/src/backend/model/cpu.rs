@@ -109,7 +109,7 @@ impl Cpu {
         self.uif.load(Relaxed) != 0
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         // SAFETY: descriptors are never freed.
         let (low, pir) = unsafe { self.upid.load(Relaxed).as_ref() }
             .map_or((0, 0), |upid| (upid.low.load(SeqCst), upid.pir.load(SeqCst)));
