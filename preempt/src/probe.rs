@@ -1,5 +1,7 @@
 //! What this machine has, and why not more. Nothing is guessed from a version number where it can be tried.
 
+use crate::backend::Mechanism;
+use crate::backend::uintr::{self, kernel};
 use std::ffi::CStr;
 use std::fmt;
 
@@ -49,10 +51,20 @@ impl fmt::Display for Probe {
                 finding.detail
             )?;
         }
+        let mechanism = Mechanism::best();
+        writeln!(f, "{:<18} {}", "mechanism", mechanism_name(mechanism))?;
         match self.identity_obstacle() {
             None => writeln!(f, "{:<18} anywhere: every fiber has its own thread identity", "preemption"),
             Some(why) => writeln!(f, "{:<18} at checkpoints only: {why}", "preemption"),
         }
+    }
+}
+
+fn mechanism_name(mechanism: Mechanism) -> &'static str {
+    match mechanism {
+        Mechanism::Uintr => "User Interrupts",
+        Mechanism::Signal => "signals",
+        Mechanism::Model => "modelled User Interrupts",
     }
 }
 
@@ -99,13 +111,13 @@ pub fn identity_obstacle() -> Option<&'static str> {
     }
 }
 
-/// Looks at CPU, kernel and libc. A few microseconds; any plain thread or fiber.
+/// Looks at CPU, kernel and libc. A few microseconds (the first time, on a CPU with User Interrupts, SIGILL has another handler for a moment); any plain
+/// thread or fiber.
 ///
 /// ```
 /// println!("{}", unyield_preempt::probe::probe());
 /// ```
 pub fn probe() -> Probe {
-    let leaf7 = core::arch::x86_64::__cpuid_count(7, 0);
     let mut findings = Vec::new();
     let mut note = |name, present, detail: String| findings.push(Finding { name, present, detail });
     note("fsgsbase", fsgsbase(), "AT_HWCAP2 bit 1; identities are swapped with wrfsbase".into());
@@ -121,11 +133,11 @@ pub fn probe() -> Probe {
         "MADV_GUARD_INSTALL (Linux 6.13); else mprotect, two mappings a fiber".into(),
     );
     note("membarrier", membarrier(), "PRIVATE_EXPEDITED; else full fences on hot paths".into());
-    note(
-        "uintr (CPU)",
-        leaf7.edx >> 5 & 1 == 1,
-        "CPUID.(7,0):EDX[5]; no backend for it in this version".into(),
-    );
+    note("uintr (CPU)", kernel::cpu_has_uintr(), "CPUID.(7,0):EDX[5]; SENDUIPI instead of signals".into());
+    match uintr::interface() {
+        Ok(interface) => note("uintr (kernel)", true, format!("TESTUI runs; interface {}", interface.name)),
+        Err(why) => note("uintr (kernel)", false, why.into()),
+    }
     Probe { findings }
 }
 

@@ -3,7 +3,7 @@
 //! The handler runs on the receiver's alternate stack with all signals blocked, decides, rewrites the saved context and returns at
 //! once. It never switches, so no signal frame, mask or alternate stack of ours ever migrates.
 
-use crate::arch::{inject, xstate};
+use crate::arch::{inject, insn, xstate};
 use crate::gate::gate;
 use crate::receiver::{Receiver, bump};
 use core::ptr::{null, null_mut};
@@ -91,22 +91,59 @@ pub(crate) fn unblock(signal: i32) {
     }
 }
 
+/// The parts of a siginfo that a queued signal carries (asm-generic/siginfo.h).
+#[repr(C)]
+struct QueuedInfo {
+    signal: i32,
+    errno: i32,
+    code: i32,
+    padding: i32,
+    pid: i32,
+    uid: u32,
+    value: usize,
+    rest: [u64; 12],
+}
+const _: () = assert!(size_of::<QueuedInfo>() == size_of::<libc::siginfo_t>());
+
+/// Its address marks our signals: nothing else that a program sends itself carries it.
+static MARK: u8 = 0;
+
 /// Sends the notification. Any thread; a bare system call.
 pub(crate) fn notify(receiver: &Receiver) {
     let (tid, signal) = (receiver.tid(), receiver.signal());
-    if tid != 0 {
-        receiver.latency.sent();
-        // SAFETY: signals a thread of this process; a thread that has ended gives ESRCH. The raw getpid survives forks and ghost identities.
-        unsafe {
-            let errno = libc::__errno_location();
-            let saved = *errno;
-            if libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal) != 0 {
-                // nothing is on its way (a full queue of real-time signals): the next post tries again
-                receiver.upid.acknowledge();
-                receiver.escalated.store(false, SeqCst);
-            }
-            *errno = saved;
+    if tid == 0 {
+        return;
+    }
+    receiver.latency.sent();
+    // SAFETY: queues a signal to a thread of this process; a thread that has ended gives ESRCH. Bare calls: errno stays, and so does the right process id after a
+    // fork and on a ghost's identity.
+    unsafe {
+        let process = insn::syscall6(libc::SYS_getpid as u64, [0; 6]);
+        let info = QueuedInfo {
+            signal,
+            errno: 0,
+            code: libc::SI_QUEUE,
+            padding: 0,
+            pid: process as i32,
+            uid: 0,
+            value: (&raw const MARK).addr(),
+            rest: [0; 12],
+        };
+        let arguments = [process, tid as u64, signal as u64, &raw const info as u64, 0, 0];
+        if insn::syscall6(libc::SYS_rt_tgsigqueueinfo as u64, arguments) != 0 {
+            // nothing is on its way (a full queue of real-time signals): the next post tries again
+            receiver.upid.acknowledge();
+            receiver.escalated.store(false, SeqCst);
         }
+    }
+}
+
+/// True for a signal that [`notify`] has sent.
+unsafe fn is_marked(info: *const libc::siginfo_t) -> bool {
+    // SAFETY: the kernel gave the handler a whole siginfo; the value is looked at only where there is one.
+    unsafe {
+        let info = &*info.cast::<QueuedInfo>();
+        info.code == libc::SI_QUEUE && info.value == (&raw const MARK).addr()
     }
 }
 
@@ -114,27 +151,23 @@ crate::arch::insn::handler_entry!(entry, handler);
 
 unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let receiver = gate().receiver();
-    let mut ours = false;
-    // SAFETY: this handler's siginfo, and the gate's receiver.
-    let queued = unsafe { crate::endpoint::queued::arrived(receiver, info) };
+    // SAFETY: the kernel gave us a siginfo.
+    let mut ours = unsafe { is_marked(info) };
     if !receiver.is_null() {
         // SAFETY: a gate names a live receiver, and we run on its thread: a switch to another worker cannot happen under a signal handler.
         let receiver = unsafe { &*receiver };
         bump(&receiver.counters.interrupts);
         receiver.latency.arrived();
-        ours = receiver.upid.acknowledge(); // before PIR is read: a later sender signals again
-        ours |= receiver.escalated.swap(false, SeqCst);
+        // Before PIR is read: a later sender signals again.
+        let expected = receiver.upid.acknowledge() | receiver.escalated.swap(false, SeqCst);
+        // SAFETY: as above. A process that has used up its pending signals gets them without their siginfo.
+        ours |= expected && unsafe { (*info).si_code == libc::SI_USER && (*info).si_pid() == 0 };
         // SAFETY: `context` is this handler's.
         unsafe { deliver(receiver, context.cast()) }
-        // SAFETY: as above.
-        unsafe { crate::endpoint::queued::settled(receiver) }
     }
-    // SAFETY: the kernel gave us a siginfo; for SI_TKILL the pid field is filled.
-    unsafe {
-        let from_us = (*info).si_code == libc::SI_TKILL && (*info).si_pid() == libc::getpid();
-        if !(queued || ours && from_us) {
-            chain(signal, info, context);
-        }
+    if !ours {
+        // SAFETY: with this handler's arguments.
+        unsafe { chain(signal, info, context) }
     }
 }
 

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, io};
 use unyield_preempt::backend::{signal, uintr};
-use unyield_preempt::{foreign, probe};
+use unyield_preempt::{self as delivery, foreign, probe};
 use unyield_stealing::{Armed, Idle, Injector};
 
 /// Why a runtime cannot be built.
@@ -59,7 +59,8 @@ impl From<io::Error> for BuildError {
 }
 
 /// Settings, by value. Defaults: as many workers as the machine has parallelism, `Mechanism::Auto`, `Preemption::Anywhere` where it is possible (see
-/// [`Builder::preemption`]), a quantum of 1 ms,
+/// [`Builder::preemption`]), a quantum of 1 ms (50 µs with User
+/// Interrupts),
 /// 256 KiB stacks (virtual), SIGURG, 512 carriers at most, 10 s for shutdown.
 #[must_use = "a builder does nothing until build is called"]
 pub struct Builder {
@@ -67,7 +68,7 @@ pub struct Builder {
     worker_name: Option<Box<dyn FnMut(usize) -> String + Send>>,
     pinning: Pinning,
     stack_size: usize,
-    quantum: Duration,
+    quantum: Option<Duration>,
     mechanism: Mechanism,
     masking: Masking,
     preemption: Option<Preemption>,
@@ -87,7 +88,7 @@ impl Default for Builder {
             worker_name: None,
             pinning: Pinning::default(),
             stack_size: 256 << 10,
-            quantum: Duration::from_millis(1),
+            quantum: None,
             mechanism: Mechanism::default(),
             masking: Masking::default(),
             preemption: None,
@@ -141,7 +142,7 @@ impl Builder {
     /// How long a fiber may run while others wait: at least this long, at most about one and a half times (once twice, when
     /// fibers that computed for their whole quanta are followed by a short one). Between 20 µs and 10 s.
     pub fn quantum(mut self, q: Duration) -> Self {
-        self.quantum = q;
+        self.quantum = Some(q);
         self
     }
 
@@ -238,7 +239,8 @@ impl Builder {
         if !(stack::MIN..=stack::MAX).contains(&self.stack_size) {
             return unavailable("the stack size must be between 16 KiB and 1 TiB");
         }
-        if !(Duration::from_micros(20)..=Duration::from_secs(10)).contains(&self.quantum) {
+        let quanta = Duration::from_micros(20)..=Duration::from_secs(10);
+        if self.quantum.is_some_and(|quantum| !quanta.contains(&quantum)) {
             return unavailable("the quantum must be between 20 µs and 10 s");
         }
         if matches!(&self.pinning, Pinning::Cores(cores) if cores.is_empty()) {
@@ -254,6 +256,14 @@ impl Builder {
             return unavailable("a CET shadow stack is on for this thread: no stack switch works there");
         }
         Ok(())
+    }
+}
+
+/// An interrupt by signal costs its worker several microseconds; a user interrupt a fraction of one.
+fn default_quantum(mechanism: delivery::Mechanism) -> Duration {
+    match mechanism {
+        delivery::Mechanism::Uintr => Duration::from_micros(50),
+        _ => Duration::from_millis(1),
     }
 }
 
@@ -326,7 +336,7 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
         pool: Pool::new(),
         service: Service::new(),
         stack_size: settings.stack_size,
-        quantum_ns: settings.quantum.as_nanos() as u64,
+        quantum_ns: settings.quantum.unwrap_or_else(|| default_quantum(mechanism)).as_nanos() as u64,
         preemption,
         mechanism,
         signal: settings.signal,

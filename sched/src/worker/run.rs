@@ -71,10 +71,10 @@ impl Worker {
 
     unsafe fn detach(&self) {
         self.receiver.detach();
+        gate().open(); // a plain thread again, which may lock and free; what comes late finds no room for a frame
         self.receiver.unregister();
-        // SAFETY: the thread runs no fiber any more; a late signal finds no receiver.
+        // SAFETY: the thread runs no fiber any more.
         unsafe { gate().set_receiver(null()) };
-        gate().open();
     }
 
     /// Runs fibers until the runtime stops, or until a spare's turn is over.

@@ -96,8 +96,8 @@ fn soak(options: &Options, workers: usize, report: &print::Report) -> bool {
             let now = watch::resident_kib();
             let (held, free) = allocator::arenas_kib();
             report.line(format_args!(
-                "  {:>4} s: {} tasks, {}, {now} KiB resident ({} allocated; arenas: {held} in use or cached, {free} free), {} identities",
-                start.elapsed().as_secs(), ended(), totals(&metrics), allocator::live_kib(), metrics.num_identities()
+                "  {:>4} s: {} tasks, {}, {now} KiB resident ({} of files, {} allocated; arenas: {held} in use or cached, {free} free), {} identities, {} threads",
+                start.elapsed().as_secs(), ended(), totals(&metrics), watch::file_kib(), allocator::live_kib(), metrics.num_identities(), watch::threads_now()
             ));
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -148,11 +148,23 @@ pub fn resident_kib() -> u64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4
 }
 
+/// OS threads of the process: each has a stack and an alternate one, and their number follows the machine's load, too.
+pub fn threads_now() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+/// Resident pages of files (the program's text and debug information, libraries), in KiB: what is read again and again comes and goes as the kernel likes.
+pub fn file_kib() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(2).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4
+}
+
 /// One in ten seconds.
 struct Sample {
     seconds: f64,
     mib: f64,
-    identities: usize,
+    /// What each costs memory of its own: identities, and threads.
+    stacks: usize,
 }
 
 /// Samples of the resident size.
@@ -174,19 +186,19 @@ impl Memory {
         self.samples.push(Sample {
             seconds: elapsed.as_secs_f64(),
             mib: resident_kib() as f64 / 1024.0,
-            identities,
+            stacks: identities + threads_now(),
         });
         self.next += 10;
         (self.next - 10).is_multiple_of(every)
     }
 
-    /// Growth in MiB per ten minutes after the fifth minute, while the number of identities stands still: that follows the peaks of the machine's load,
+    /// Growth in MiB per ten minutes after the fifth minute, while the number of identities and threads stands still: that follows the peaks of the machine's load,
     /// and each costs a stack, soon after it was made. The median of the slopes between all such pairs of samples (Theil and Sen). `None`: too few.
     pub fn slope(&self) -> Option<f64> {
         const SETTLED: f64 = 120.0;
         let (mut slopes, mut start) = (Vec::new(), 0);
         for (i, b) in self.samples.iter().enumerate() {
-            if b.identities.abs_diff(self.samples[start].identities) > 2 {
+            if b.stacks.abs_diff(self.samples[start].stacks) > 2 {
                 start = i;
             }
             let earliest = (self.samples[start].seconds + SETTLED).max(300.0);

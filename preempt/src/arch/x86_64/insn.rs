@@ -71,8 +71,8 @@ pub unsafe fn clui() {
 /// The machine has User Interrupts or their model, and the thread's gate is in order.
 #[inline(always)]
 pub unsafe fn stui() {
-    // SAFETY: as for `clui`. An interrupt restores what it changes, below the red zone.
-    unsafe { asm!("stui", options(preserves_flags)) }
+    // SAFETY: as for `clui`. An interrupt restores what it changes, below the red zone, as at any other instruction.
+    unsafe { asm!("stui", options(nostack, preserves_flags)) }
 }
 
 /// TESTUI: UIF. Only where User Interrupts are enabled or modelled; else it traps.
