@@ -305,7 +305,8 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         id: "critical",
-        title: "an empty critical section in a fiber, and what else could mask",
+        title: "an empty critical section in a fiber, and what else could mask (clui-stui traps where there are no User Interrupts)",
+        fresh: true,
         n: 20_000_000,
         quick: 1_000_000,
         contenders: &[
@@ -314,6 +315,8 @@ pub const ROWS: &[Row] = &[
             of("counter-pair-rmw", System),
             of("atomic-flag-pair", System),
             of("sigmask-pair", System),
+            of("clui-stui", System),
+            of("polling", System),
             of("empty-loop", System),
         ],
         targets: &[ours("cpu", Times(1.1, "counter-pair")), ours("cpu", Times(1.1, "counter-pair-rmw"))],

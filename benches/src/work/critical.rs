@@ -1,7 +1,9 @@
 //! An empty critical section, entered and left in a tight loop by a lone fiber, and what else a program could use to
 //! keep interrupts out: a plain thread-local counter, as the compiler translates `Cell<u32>` and, `-rmw`, as one
 //! instruction each way (the least any such section can do; on some processors much faster); an atomic flag of the whole
-//! process; the signal mask.
+//! process; the signal mask; and, for those who would rather look than mask, a poll. `clui-stui` is the section of a
+//! runtime on User Interrupts with `Masking::CluiStui`: where the CPU has none, both instructions trap and are carried out
+//! in software, which says nothing about hardware.
 //!
 //! Not measured: a section that something arrived in (that is a preemption, see `preempt`).
 
@@ -23,6 +25,15 @@ thread_local! {
 static FLAG: AtomicBool = AtomicBool::new(false);
 
 pub fn measure(env: &Env, contender: &str, n: u64) -> Answer {
+    if contender == "clui-stui" {
+        return hosts::unyield(env, hosts::Mode::CluiStui).run(|| {
+            Ok(timed(contender, n / 2000, |i| {
+                unyield::critical(|| {
+                    black_box(i);
+                })
+            }))
+        });
+    }
     hosts::in_unyield(env, || match contender {
         "unyield" => Ok(timed(contender, n, |i| {
             unyield::critical(|| {
@@ -49,6 +60,10 @@ pub fn measure(env: &Env, contender: &str, n: u64) -> Answer {
             FLAG.swap(true, SeqCst);
             black_box(i);
             FLAG.swap(false, SeqCst);
+        })),
+        "polling" => Ok(timed(contender, n, |i| {
+            black_box(i);
+            unyield::checkpoint(); // one for each section that needs none
         })),
         "sigmask-pair" => Ok(timed(contender, n / 100, |i| {
             let before = block_usr2();

@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::runtime::Builder;
-use unyield::preempt::{Pinning, Preemption};
+use unyield::preempt::{self, Masking, Mechanism, Pinning, Preemption};
 
 use super::Env;
 use crate::os;
@@ -27,6 +27,8 @@ pub enum Mode {
     Off,
     /// Anywhere, after so many µs.
     Quantum(u64),
+    /// User Interrupts, with sections by CLUI and STUI; modelled where the machine has none. For the whole process.
+    CluiStui,
 }
 
 /// Our runtime.
@@ -40,6 +42,11 @@ pub fn unyield(env: &Env, mode: Mode) -> &'static unyield::Runtime {
             Mode::Default => builder,
             Mode::Off => builder.preemption(Preemption::Off),
             Mode::Quantum(us) => builder.quantum(Duration::from_micros(us)),
+            Mode::CluiStui => {
+                let mechanism =
+                    if preempt::probe().has("uintr (kernel)") { Mechanism::Uintr } else { Mechanism::Model };
+                builder.mechanism(mechanism).masking(Masking::CluiStui)
+            }
         };
         Box::leak(Box::new(builder.build().expect("our runtime starts")))
     })
