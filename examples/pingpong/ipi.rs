@@ -36,10 +36,12 @@ fn attach(receiver: &'static Receiver, mechanism: Mechanism) -> Result<(), Strin
     mechanism.install(SIGNAL).map_err(text)?;
     let (low, high) = stack()?;
     let gate = gate::gate();
-    gate.prepare(low, high);
-    gate.return_by_uiret(mechanism.has_uif());
-    // SAFETY: the gate is the calling thread's own and closed by `prepare`; the receiver lives for ever.
-    unsafe { gate.set_receiver(receiver) };
+    // SAFETY: the gate is the calling thread's own, the bounds are its stack's, and the receiver lives for ever.
+    unsafe {
+        gate.prepare(low, high);
+        gate.return_by_uiret(mechanism.has_uif());
+        gate.set_receiver(receiver);
+    }
     receiver.register(mechanism).map_err(text)?;
     receiver.attach(SIGNAL);
     // SAFETY: undoes the closing of `prepare`.
@@ -53,9 +55,11 @@ fn detach(receiver: &Receiver) {
     receiver.detach();
     receiver.unregister();
     let gate = gate::gate();
-    // SAFETY: the gate is the calling thread's own and closed.
-    unsafe { gate.set_receiver(std::ptr::null()) };
-    gate.open();
+    // SAFETY: the gate is the calling thread's own and closed; detached.
+    unsafe {
+        gate.set_receiver(std::ptr::null());
+        gate.open();
+    }
 }
 
 /// Where the calling thread's stack begins and ends.
@@ -132,7 +136,12 @@ impl Ipi {
     pub(crate) fn new(side: Side, mode: Mode) -> Result<Ipi, String> {
         let turns = &TURNS[side as usize].0;
         turns.store(0, Relaxed);
-        Ok(Ipi { _attached: Attached::new(side, Mechanism::best())?, turns, other: &RECEIVERS[side.other() as usize], mode })
+        Ok(Ipi {
+            _attached: Attached::new(side, Mechanism::best())?,
+            turns,
+            other: &RECEIVERS[side.other() as usize],
+            mode,
+        })
     }
 }
 

@@ -137,21 +137,30 @@ impl Gate {
     }
 
     /// Says what runs on this identity. Scheduler, while the identity does not run or is masked.
+    ///
+    /// # Safety
+    /// The identity does not run, or is masked and the caller's own; the scheduler that reads `owner` knows what it points to.
     #[inline(always)]
-    pub fn set_owner(&self, owner: *mut ()) {
+    pub unsafe fn set_owner(&self, owner: *mut ()) {
         self.owner.store(owner, Relaxed);
     }
 
     /// Closes the gate of an identity at a depth of 1 and sets the bounds of its stack: an RSP below `stack_low` plus the room that a frame
     /// needs is not interrupted.
-    pub fn prepare(&self, stack_low: usize, stack_high: usize) {
+    ///
+    /// # Safety
+    /// The identity is the caller's, or does not run; the bounds are those of the stack that it runs on, and nothing else lies between them.
+    pub unsafe fn prepare(&self, stack_low: usize, stack_high: usize) {
         self.depth.store(1, Relaxed);
         self.lo.store(stack_low + crate::arch::xstate::room(), Relaxed);
         self.hi.store(stack_high, Relaxed);
     }
 
     /// Says whether frames on this identity's stack are left by UIRET: if its receivers' mechanism has that instruction. While the gate is closed.
-    pub fn return_by_uiret(&self, yes: bool) {
+    ///
+    /// # Safety
+    /// The gate is closed; with `yes`, the instruction exists or is modelled on every thread that the identity will run on.
+    pub unsafe fn return_by_uiret(&self, yes: bool) {
         self.uiret.store(yes.into(), Relaxed);
     }
 
@@ -161,14 +170,20 @@ impl Gate {
     }
 
     /// Closes the gate of a thread that switches between fibers which share its identity: never interrupted in place, asked at checkpoints.
-    pub fn prepare_shared(&self) {
+    ///
+    /// # Safety
+    /// The gate is the calling thread's own.
+    pub unsafe fn prepare_shared(&self) {
         self.depth.store(1, Relaxed);
         self.lo.store(usize::MAX, Relaxed);
         self.hi.store(0, Relaxed);
     }
 
     /// Opens the gate of a thread that has stopped being a receiver.
-    pub fn open(&self) {
+    ///
+    /// # Safety
+    /// The gate is the calling thread's own, outside any section, and its receiver is detached.
+    pub unsafe fn open(&self) {
         self.pending.store(0, Relaxed);
         self.depth.store(0, Relaxed);
     }

@@ -201,6 +201,7 @@ impl Receiver {
         self.tid.store(tid, SeqCst);
         // What was posted before notified nobody, and keeps later senders from notifying: a Dekker pair with `post`, which posts and then reads `tid`.
         self.upid.acknowledge();
+        self.escalated.store(false, SeqCst);
         if self.upid.pending() != 0 {
             backend::signal::notify(self);
         }
@@ -250,7 +251,8 @@ impl Receiver {
                 [0, &raw mut stack as u64, 0, 0, 0, 0],
             ) == 0
             {
-                current = stack.ss_sp as usize;
+                // on it: inside a foreign handler that blocks nothing
+                current = if stack.ss_flags & libc::SS_ONSTACK == 0 { stack.ss_sp as usize } else { 0 };
             }
         }
         current == self.alternate()

@@ -13,11 +13,18 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use unyield_preempt::arch::insn;
-use unyield_preempt::backend::model::{self, INTERFACE};
+use unyield_preempt::backend::model;
+use unyield_preempt::backend::uintr::kernel::Interface;
 use unyield_preempt::backend::uintr::section::Open;
 use unyield_preempt::foreign::AlternateStack;
 use unyield_preempt::vector::Handler;
 use unyield_preempt::{Frame, Mechanism, Receiver, gate, mask, unmask};
+
+/// The model's system calls: what is registered here is entered as a CPU would, and saves all that it uses.
+fn kernel() -> &'static Interface {
+    // SAFETY: as it says.
+    unsafe { model::interface() }
+}
 
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
@@ -139,13 +146,13 @@ impl Plain {
         model::install().unwrap();
         let alternate = AlternateStack::install().unwrap();
         ARRIVALS.set(Vec::with_capacity(256));
-        (INTERFACE.register_handler)(entry()).unwrap();
+        (kernel().register_handler)(entry()).unwrap();
         stui();
         Plain { indices: RefCell::new(Vec::new()), _alternate: alternate }
     }
 
     fn index(&self, vector: u64) -> u64 {
-        let index = INTERFACE.register_self.unwrap()(vector).unwrap();
+        let index = kernel().register_self.unwrap()(vector).unwrap();
         self.indices.borrow_mut().push(index);
         index.into()
     }
@@ -155,9 +162,9 @@ impl Drop for Plain {
     fn drop(&mut self) {
         clui();
         for index in self.indices.take() {
-            let _ = (INTERFACE.unregister_sender)(index);
+            let _ = (kernel().unregister_sender)(index);
         }
-        let _ = (INTERFACE.unregister_handler)();
+        let _ = (kernel().unregister_handler)();
     }
 }
 
@@ -416,14 +423,16 @@ fn bad_indices_and_entries_are_general_protection_faults() {
     let valid = 1 | 5 << 8;
     let reserved = (1..8).chain(16..64).map(|bit| valid | 1 << bit);
     for low in reserved.chain([0, 5 << 8, 1 | 64 << 8, 1 | 255 << 8]) {
-        model::corrupt_entry(index as usize, low);
+        // SAFETY: the test's own entry.
+        unsafe { model::corrupt_entry(index as usize, low) };
         faults(index, &format!("an entry of {low:#x}"));
     }
-    model::corrupt_entry(index as usize, valid);
+    // SAFETY: as above.
+    unsafe { model::corrupt_entry(index as usize, valid) };
     assert_eq!(vectors(), [], "a faulting SENDUIPI posts nothing");
     send(index);
     assert_eq!(vectors(), [5]);
-    (INTERFACE.unregister_sender)(index as u32).unwrap();
+    (kernel().unregister_sender)(index as u32).unwrap();
     faults(index, "an entry that was given back");
     // SAFETY: what was there before.
     unsafe { libc::sigaction(libc::SIGSEGV, &before, null_mut()) };
@@ -474,7 +483,7 @@ fn senduipi_without_a_table_is_undefined() {
         }
     }
     model::install().unwrap();
-    (INTERFACE.register_handler)(entry()).unwrap(); // a receiver, but nobody has registered as a sender
+    (kernel().register_handler)(entry()).unwrap(); // a receiver, but nobody has registered as a sender
     if role.starts_with("ud2") {
         // SAFETY: ends the process.
         unsafe { asm!("ud2") }
@@ -489,7 +498,7 @@ fn senduipi_without_a_table_is_undefined() {
 fn the_kernel_answers_with_its_errors() {
     let _alone = alone();
     model::install().unwrap();
-    let kernel = &INTERFACE;
+    let kernel = kernel();
     let register_self = kernel.register_self.unwrap();
     assert_eq!((kernel.register_handler)(0), Err(libc::EFAULT));
     assert_eq!((kernel.unregister_handler)(), Err(libc::EINVAL));

@@ -8,7 +8,14 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use std::arch::global_asm;
 use std::cell::RefCell;
 use unyield_preempt::arch::insn;
-use unyield_preempt::backend::model::{self, INTERFACE};
+use unyield_preempt::backend::model;
+use unyield_preempt::backend::uintr::kernel::Interface;
+
+/// The model's system calls: what is registered here is entered as a CPU would, and saves all that it uses.
+fn kernel() -> &'static Interface {
+    // SAFETY: as it says.
+    unsafe { model::interface() }
+}
 
 const CF: u64 = 1;
 const PF: u64 = 1 << 2;
@@ -446,8 +453,8 @@ unsafe extern "C" fn on_interrupt(pushed: *mut Pushed, entry_flags: u64) {
 
 fn run(case: Case) -> Result<(), TestCaseError> {
     model::set_flexible_uiret(case.flexible);
-    (INTERFACE.register_handler)(spec_entry as *const () as usize).unwrap();
-    let register = INTERFACE.register_self.unwrap();
+    (kernel().register_handler)(spec_entry as *const () as usize).unwrap();
+    let register = kernel().register_self.unwrap();
     let indices = case.vectors.map(|vector| register(vector.into()).unwrap());
     // SAFETY: no interrupt is pending.
     unsafe { insn::clui() }
@@ -463,9 +470,9 @@ fn run(case: Case) -> Result<(), TestCaseError> {
         insn::set_signal_mask(insn::signal_mask() & !(1 << (model::notification_signal() - 1)));
     }
     for index in indices {
-        (INTERFACE.unregister_sender)(index).unwrap();
+        (kernel().unregister_sender)(index).unwrap();
     }
-    (INTERFACE.unregister_handler)().unwrap();
+    (kernel().unregister_handler)().unwrap();
     match RUN.take().and_then(|run| run.failure) {
         None => Ok(()),
         Some(failure) => Err(TestCaseError::fail(failure)),

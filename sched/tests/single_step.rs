@@ -10,6 +10,7 @@ use std::arch::asm;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::*};
 use std::time::{Duration, Instant};
+use unyield::preempt::Mechanism;
 use unyield::runtime::Handle;
 use unyield::{Runtime, testing};
 
@@ -43,6 +44,11 @@ extern "C" fn on_trap(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
     if n >= AT.load(Relaxed) || BACK.load(Relaxed) {
         registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
     }
+}
+
+/// A frame that a CPU pushes does not trap at each instruction; those of a signal's handler and of the model do.
+fn mechanism() -> Mechanism {
+    if unyield::preempt::probe().has("uintr (kernel)") { Mechanism::Signal } else { Mechanism::Auto }
 }
 
 /// A lap: known values in registers, flags and red zone for some microseconds. What differs at the end.
@@ -177,7 +183,12 @@ fn report(what: &str, seen: &Seen, handle: &Handle) {
 
 /// One worker whose own ticks are ten seconds apart: ours are the only ones.
 fn runtime() -> Runtime {
-    let runtime = Runtime::builder().workers(1).quantum(Duration::from_secs(10)).build().unwrap();
+    let runtime = Runtime::builder()
+        .mechanism(mechanism())
+        .workers(1)
+        .quantum(Duration::from_secs(10))
+        .build()
+        .unwrap();
     HANDLE.store(Box::into_raw(Box::new(runtime.handle().clone())), SeqCst);
     STOP.store(false, SeqCst);
     runtime

@@ -27,14 +27,18 @@ impl Mechanism {
     /// Why this machine cannot do it; `None` if it can.
     pub fn obstacle(self) -> Option<&'static str> {
         match self {
-            Mechanism::Signal | Mechanism::Model => None,
+            Mechanism::Signal => None,
+            Mechanism::Model => uintr::kernel::enabled()
+                .then_some("the machine has User Interrupts: their instructions would not trap"),
             Mechanism::Uintr => uintr::interface().err(),
         }
     }
 
     /// The best that this machine can do.
     pub fn best() -> Mechanism {
-        if Mechanism::Uintr.obstacle().is_none() { Mechanism::Uintr } else { Mechanism::Signal }
+        // With the older interface notifications are signals anyway.
+        let useful = uintr::interface().is_ok_and(|interface| interface.register_self.is_some());
+        if useful { Mechanism::Uintr } else { Mechanism::Signal }
     }
 
     /// True if frames are left by UIRET and masked by UIF.
@@ -62,6 +66,26 @@ impl Mechanism {
 pub(crate) fn notify(receiver: &Receiver) {
     if !receiver.mechanism().has_uif() || !uintr::notify(receiver) {
         signal::notify(receiver);
+    }
+}
+
+/// Holds user interrupts back, in a signal handler on `receiver`'s thread, which has UIF = 1.
+fn hold(receiver: &Receiver) {
+    match receiver.mechanism() {
+        Mechanism::Signal => {}
+        // SAFETY: the receiver is registered, so the instruction exists.
+        Mechanism::Uintr => unsafe { crate::arch::insn::clui() },
+        Mechanism::Model => receiver.model_cpu().clui(), // the instruction would trap with SIGILL blocked
+    }
+}
+
+/// … and lets them in again.
+fn release(receiver: &Receiver) {
+    match receiver.mechanism() {
+        Mechanism::Signal => {}
+        // SAFETY: as above; the gate is closed or has its hint.
+        Mechanism::Uintr => unsafe { crate::arch::insn::stui() },
+        Mechanism::Model => receiver.model_cpu().stui(), // its notifications are blocked here, so nothing is due
     }
 }
 

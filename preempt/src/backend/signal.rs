@@ -112,6 +112,7 @@ static MARK: u8 = 0;
 pub(crate) fn notify(receiver: &Receiver) {
     let (tid, signal) = (receiver.tid(), receiver.signal());
     if tid == 0 {
+        receiver.escalated.store(false, SeqCst);
         return;
     }
     receiver.latency.sent();
@@ -153,6 +154,8 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
     let receiver = gate().receiver();
     // SAFETY: the kernel gave us a siginfo.
     let mut ours = unsafe { is_marked(info) };
+    // SAFETY: as above, and the gate's receiver.
+    ours |= unsafe { crate::endpoint::queued::arrived(receiver, info) };
     if !receiver.is_null() {
         // SAFETY: a gate names a live receiver, and we run on its thread: a switch to another worker cannot happen under a signal handler.
         let receiver = unsafe { &*receiver };
@@ -164,6 +167,8 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
         ours |= expected && unsafe { (*info).si_code == libc::SI_USER && (*info).si_pid() == 0 };
         // SAFETY: `context` is this handler's.
         unsafe { deliver(receiver, context.cast()) }
+        // SAFETY: in the handler, after the decision.
+        unsafe { crate::endpoint::queued::settled(receiver) }
     }
     if !ours {
         // SAFETY: with this handler's arguments.
@@ -191,6 +196,21 @@ unsafe fn deliver(receiver: &Receiver, context: *mut libc::ucontext_t) {
         gate.pending.store(1, Relaxed); // at the very beginning of the stub, or in a section that only UIF knows
         return;
     }
+    // A user interrupt that came in the middle of this would find PIR read and the gate open, on a stack that is not the fiber's.
+    super::hold(receiver);
+    // SAFETY: `context` is the running handler's.
+    let taken = unsafe { decide(receiver, context) };
+    if !taken && receiver.mechanism().has_uif() {
+        gate.pending.store(1, Relaxed);
+    }
+    super::release(receiver); // with the gate closed, or on the way into a refusal that has left its hint
+}
+
+/// Rewrites the context, with the gate closed, or refuses (false).
+unsafe fn decide(receiver: &Receiver, context: *mut libc::ucontext_t) -> bool {
+    let gate = gate();
+    // SAFETY: `context` is the running handler's.
+    let registers = unsafe { inject::registers(context) };
     // SAFETY: as above.
     if unsafe { inject::finish(registers) } {
         bump(&receiver.counters.completed);
@@ -206,17 +226,22 @@ unsafe fn deliver(receiver: &Receiver, context: *mut libc::ucontext_t) {
     }
     if wanted == 0 {
         bump(&receiver.counters.stale);
-        return;
+        if !receiver.mechanism().has_uif() {
+            return false;
+        }
+        // What was posted since then waits in the CPU: a frame with nothing in it lets it in by its UIRET.
     }
     let (lo, hi) = (gate.lo.load(Relaxed), gate.hi.load(Relaxed));
     if lo > hi {
-        gate.requested.store(1, Relaxed); // identities are shared: to be acted on at a checkpoint
-        return;
+        if wanted != 0 {
+            gate.requested.store(1, Relaxed); // identities are shared: to be acted on at a checkpoint
+        }
+        return false;
     }
-    // Refusals of this kind leave the request in PIR and set no hint: the next tick tries again.
-    if !(lo..=hi).contains(&inject::stack_pointer(registers)) {
+    // Refusals of this kind leave the request in PIR; with signals they set no hint: the next tick tries again.
+    if !(lo..=hi).contains(&inject::stack_pointer(registers)) || !xstate::ready() {
         bump(&receiver.counters.misplaced);
-        return;
+        return false;
     }
     // Another mask than the worker's own: inside a foreign handler on the fiber's stack, in libc's block-all sections, between two pthread_sigmask calls.
     // SAFETY: the kernel's signal mask is the first eight bytes of uc_sigmask.
@@ -227,17 +252,18 @@ unsafe fn deliver(receiver: &Receiver, context: *mut libc::ucontext_t) {
     if !own && !cfg!(unyield_mutant = "no_mask_check") {
         receiver.suspect(); // what has changed them may end without changing them back
         bump(&receiver.counters.foreign_mask);
-        return;
+        return false;
     }
     // SAFETY: as above.
     if unsafe { inject::tiles_in_use(context) } {
         bump(&receiver.counters.misplaced);
-        return;
+        return false;
     }
     gate.depth.store(1, Relaxed);
     compiler_fence(SeqCst);
     // SAFETY: the bounds include the room that a frame needs, and the gate is closed.
     unsafe { inject::inject(registers) }
+    true
 }
 
 /// Hands a signal that is not ours to whoever handled it before us.

@@ -161,16 +161,11 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> u64 {
     if seen.slice != slice {
         let last = *seen;
         *seen = Seen { slice, next_look: last.next_look, wants_cpu: last.wants_cpu, ..Seen::default() };
-        let deferred = worker.receiver.counters.deferred.load(Relaxed);
-        let begun_by_tick = last.ticks == 1
-            && slice == last.slice + 1
-            && worker.preempted_slice.load(Relaxed) == last.slice
-            && deferred == last.deferred // at once: the tick did not wait for the end of a critical section
-            && now - last.ticked_at < 2 * quantum;
-        if begun_by_tick {
+        if last.ticks != 0 && slice == last.slice + 1 && worker.preempted_slice.load(Acquire) == last.slice {
+            // A tick of ours has ended the last slice, and so begun this one.
             seen.steady = true;
-            seen.since = last.ticked_at;
-            seen.first_cpu = last.cpu;
+            seen.since = worker.preempted_at.load(Relaxed).min(now);
+            seen.first_cpu = if last.ticks == 1 { last.cpu } else { 0 };
             again = seen.since + quantum;
         } else {
             seen.since = now;

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `receiver` | see `unyield-preempt` | |
 //! | `queue` | owner masked; thieves and `push_pinned` anybody | timer, handler (lengths) |
-//! | `current`, `slice`, `preempted_slice` | the worker, masked | timer, handler |
+//! | `current`, `slice`, `preempted_slice`, `preempted_at` | the worker, masked | timer, handler |
 //! | `tick_slice` | timer | handler, dispatch |
 //! | `native`, `native_fs`, `after`, `cache`, `picks` | the worker, masked | the worker |
 //! | `counters` | the worker | anybody, racily |
@@ -88,8 +88,9 @@ pub(crate) struct Worker {
     pub(crate) current: AtomicPtr<Identity>,
     pub(crate) slice: AtomicU64,
     pub(crate) tick_slice: AtomicU64,
-    /// The last slice that a tick has ended, in favour of whatever was next.
+    /// The last slice that a tick has ended, in favour of whatever was next, and when (ns).
     pub(crate) preempted_slice: AtomicU64,
+    pub(crate) preempted_at: AtomicU64,
     native: SavedContext,
     native_fs: Cell<usize>,
     native_gate: Cell<*const Gate>,
@@ -144,6 +145,7 @@ impl Worker {
             slice: AtomicU64::new(1),
             tick_slice: AtomicU64::new(0),
             preempted_slice: AtomicU64::new(0),
+            preempted_at: AtomicU64::new(0),
             native: SavedContext::empty(),
             native_fs: Cell::new(0),
             native_gate: Cell::new(null()),

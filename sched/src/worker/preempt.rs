@@ -3,8 +3,9 @@
 use super::{After, TICK, Worker, carrier, resume};
 use crate::runtime::fork;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use unyield_preempt::receiver::bump;
+use unyield_preempt::tick;
 use unyield_preempt::{Frame, Receiver};
 
 fn worker_of(receiver: &Receiver) -> &Worker {
@@ -69,7 +70,8 @@ pub(crate) unsafe fn on_tick(receiver: &Receiver, frame: Option<&mut Frame>) {
                 After::Blocked(me)
             }
             None => {
-                worker.preempted_slice.store(worker.slice.load(Relaxed), Relaxed);
+                worker.preempted_at.store(tick::now(), Relaxed);
+                worker.preempted_slice.store(worker.slice.load(Relaxed), Release); // pairs with the timer's acquire
                 After::Requeue(me)
             }
         };

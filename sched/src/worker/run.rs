@@ -71,7 +71,8 @@ impl Worker {
 
     unsafe fn detach(&self) {
         self.receiver.detach();
-        gate().open(); // a plain thread again, which may lock and free; what comes late finds no room for a frame
+        // SAFETY: this thread's own; detached, and no fiber runs here any more.
+        unsafe { gate().open() }; // a plain thread again, which may lock and free; what comes late finds no room for a frame
         self.receiver.unregister();
         // SAFETY: the thread runs no fiber any more.
         unsafe { gate().set_receiver(null()) };

@@ -84,6 +84,15 @@ pub fn testui() -> bool {
     uif != 0
 }
 
+/// Length of TESTUI.
+pub(crate) const TESTUI_LENGTH: i64 = 4;
+
+/// TESTUI as the first instruction of a function: for a handler that must know whether it was this one that trapped.
+#[unsafe(naked)]
+pub(crate) extern "C" fn try_testui() {
+    naked_asm!("testui", "ret")
+}
+
 /// The calling thread's signal mask, by the bare system call: no libc, no errno. 0.1–0.2 µs.
 #[inline]
 pub fn signal_mask() -> u64 {

@@ -192,10 +192,13 @@ global_asm!(
     "mov rdx, fs:[rax + {lo}]",
     "cmp rdx, fs:[rax + {hi}]",
     "jbe 5f",
+    "cmp qword ptr [rcx + {pir}], 0",
+    "je 9f", // void by now
     "mov dword ptr fs:[rax + {requested}], 1", // identities are shared: to be acted on at a checkpoint
     "jmp 9f",
     "5:",
     "inc qword ptr [rcx + {misplaced}]",
+    "mov dword ptr fs:[rax + 4], 1", // nobody sends it again: the end of the next section looks
     "9:",
     "mov rdx, [rsp]",
     "mov rcx, [rsp + 8]",

@@ -20,7 +20,10 @@ pub(crate) fn supported() -> bool {
 
 /// Sizes the save area: once, before the first frame is built.
 pub(crate) fn init() {
-    // SAFETY: `supported` was checked by the caller of `backend::install`.
+    if !supported() {
+        return; // no frame is built then
+    }
+    // SAFETY: supported, so OSXSAVE is on.
     let enabled = unsafe { insn::xgetbv(0) };
     HAS_TILES.store(enabled & TILES != 0, Relaxed);
     let mask = enabled & !TILES;
@@ -43,6 +46,11 @@ pub(crate) fn init() {
 pub fn tiles_in_use() -> bool {
     // SAFETY: a CPU with tiles has XGETBV with ECX = 1 (SDM vol. 1, 13.2: it came with XSAVEC, which is older).
     has_tiles() && unsafe { insn::xgetbv(1) } & TILES != 0
+}
+
+/// True if frames can be built: [`init`] has run, on a CPU that can.
+pub(crate) fn ready() -> bool {
+    XS_SIZE.load(Relaxed) != 0
 }
 
 /// Bytes that must be free below an interrupted RSP: red zone, frame, registers, XSAVE area, and what dispatch and a switch use.

@@ -134,11 +134,11 @@ impl Cpu {
         crate::receiver::bump(&self.trapped);
     }
 
-    pub(super) fn clui(&self) {
+    pub(crate) fn clui(&self) {
         self.uif.store(0, Relaxed);
     }
 
-    pub(super) fn stui(&self) {
+    pub(crate) fn stui(&self) {
         self.uif.store(1, Relaxed);
     }
 

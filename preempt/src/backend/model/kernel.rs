@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::Mutex;
 
 /// The same functions as the kernels have.
-pub static INTERFACE: Interface = Interface {
+pub(crate) static INTERFACE: Interface = Interface {
     name: "model",
     register_handler,
     unregister_handler,
@@ -164,6 +164,9 @@ fn unregister_sender(index: u32) -> Answer<()> {
 }
 
 /// Writes anything into an entry of the table, to see that SENDUIPI faults on it. For tests.
-pub fn corrupt_entry(index: usize, low: u64) {
+///
+/// # Safety
+/// Nothing else uses the entry.
+pub unsafe fn corrupt_entry(index: usize, low: u64) {
     TABLE[index].low.store(low, SeqCst);
 }

@@ -15,10 +15,11 @@ mod kernel;
 mod trap;
 
 pub use cpu::{Cpu, GeneralProtection, Registers, State};
-pub use kernel::INTERFACE;
+pub(crate) use kernel::INTERFACE;
 pub use kernel::{corrupt_entry, register_thread};
 pub use trap::{install, notification_signal};
 
+use crate::backend::uintr::kernel::Interface;
 use crate::gate::gate;
 
 thread_local! {
@@ -44,6 +45,15 @@ pub(crate) fn send(index: u32) {
 /// CPUID's "flexible UIRET" (UIF = bit 1 of the RFLAGS that are popped), off at first. For tests; for the whole process.
 pub fn set_flexible_uiret(yes: bool) {
     cpu::FLEXIBLE_UIRET.store(yes, core::sync::atomic::Ordering::Relaxed);
+}
+
+/// The model's system calls, for tests.
+///
+/// # Safety
+/// What is registered as a handler's entry is executed as the CPU would: a frame on the stack, nothing saved. Entries that a receiver of this crate has are not
+/// unregistered.
+pub unsafe fn interface() -> &'static Interface {
+    &INTERFACE
 }
 
 /// A copy of the calling thread's state, for tests.

@@ -5,7 +5,9 @@
 
 use crate::arch::insn;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicPtr};
+use std::sync::OnceLock;
 
 /// A result of the kernel: a number, or an errno.
 pub type Answer<T> = Result<T, i32>;
@@ -38,7 +40,7 @@ fn call(number: i64, arguments: [u64; 2]) -> Answer<u32> {
 }
 
 /// Intel's `uintr-next` tree, on Linux 6.0: calls 471 to 479.
-pub static NEXT: Interface = Interface {
+pub(crate) static NEXT: Interface = Interface {
     name: "uintr-next",
     register_handler: |entry| call(471, [entry as u64, 0]).map(drop),
     unregister_handler: || call(472, [0, 0]).map(drop),
@@ -49,7 +51,7 @@ pub static NEXT: Interface = Interface {
 };
 
 /// The first posting, for Linux 5.14: calls 449 to 454. Its target table belongs to the task.
-pub static RFC: Interface = Interface {
+pub(crate) static RFC: Interface = Interface {
     name: "rfc-v1",
     register_handler: |entry| call(449, [entry as u64, 0]).map(drop),
     unregister_handler: || call(450, [0, 0]).map(drop),
@@ -69,7 +71,7 @@ pub(super) fn find() -> Result<&'static Interface, &'static str> {
     if !cpu_has_uintr() {
         return Err("the CPU has no User Interrupts (CPUID.(7,0):EDX[5])");
     }
-    if !testui_works() {
+    if !enabled() {
         return Err("the kernel has not enabled User Interrupts (CR4.UINTR: TESTUI traps)");
     }
     // A null handler is refused with EFAULT by the call that is meant, and nothing is changed.
@@ -82,37 +84,51 @@ pub(super) fn find() -> Result<&'static Interface, &'static str> {
     }
 }
 
-static TRAPPED: AtomicBool = AtomicBool::new(false);
+/// True if the kernel has switched User Interrupts on: their instructions run here. Found once.
+pub(crate) fn enabled() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| cpu_has_uintr() && testui_works())
+}
 
-/// Executes TESTUI under a temporary SIGILL handler. A plain thread; other threads that trap meanwhile are sent to the handler that was there before.
+static TRAPPED: AtomicBool = AtomicBool::new(false);
+static PREVIOUS: AtomicPtr<libc::sigaction> = AtomicPtr::new(null_mut());
+
+/// Executes TESTUI under a temporary SIGILL handler; what other threads raise meanwhile goes to the handler that was there before. A plain thread. (Its action
+/// is put back: one that another thread installs in the same microseconds is lost.)
 fn testui_works() -> bool {
-    // SAFETY: plain sigaction calls; the handler steps over the four bytes of TESTUI and of nothing else.
+    let mask = insn::signal_mask();
+    // SAFETY: plain sigaction calls with a handler of the signature that SA_SIGINFO says. SIGILL is unblocked for the instruction: the kernel ends a process that
+    // faults with it blocked.
     unsafe {
+        let mut previous: libc::sigaction = core::mem::zeroed();
+        if libc::sigaction(libc::SIGILL, core::ptr::null(), &mut previous) != 0 {
+            return false;
+        }
+        PREVIOUS.store(Box::into_raw(Box::new(previous)), Release);
         let mut action: libc::sigaction = core::mem::zeroed();
         action.sa_sigaction = step_over as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        let mut previous: libc::sigaction = core::mem::zeroed();
-        if libc::sigaction(libc::SIGILL, &action, &mut previous) != 0 {
+        if libc::sigaction(libc::SIGILL, &action, null_mut()) != 0 {
             return false;
         }
         TRAPPED.store(false, Relaxed);
-        insn::testui();
+        insn::set_signal_mask(mask & !(1 << (libc::SIGILL - 1)));
+        insn::try_testui();
+        insn::set_signal_mask(mask);
         libc::sigaction(libc::SIGILL, &previous, null_mut());
     }
     !TRAPPED.load(Relaxed)
 }
 
-unsafe extern "C" fn step_over(signal: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    const TESTUI: u32 = 0xED01_0FF3;
-    // SAFETY: the context is this handler's; its RIP is readable code, since it was executed.
+unsafe extern "C" fn step_over(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the context is this handler's; PREVIOUS was stored before it could run.
     unsafe {
-        let registers = crate::arch::inject::registers(context.cast());
-        let rip = &mut registers[libc::REG_RIP as usize];
-        if (*rip as *const u32).read_unaligned() == TESTUI {
+        let rip = &mut crate::arch::inject::registers(context.cast())[libc::REG_RIP as usize];
+        if *rip == insn::try_testui as *const () as i64 {
             TRAPPED.store(true, Relaxed);
-            *rip += 4;
+            *rip += insn::TESTUI_LENGTH;
         } else {
-            libc::signal(signal, libc::SIG_DFL); // somebody else's: it traps again, and ends the process as it would have
+            crate::backend::signal::call_handler(&*PREVIOUS.load(Acquire), signal, info, context);
         }
     }
 }

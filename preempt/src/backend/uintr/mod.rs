@@ -15,10 +15,10 @@ use crate::arch::{insn, stub};
 use crate::receiver::Receiver;
 use crate::vector::RESCAN;
 use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use kernel::Interface;
 use std::io;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, Once, OnceLock};
 
 /// An entry of the target table. Only registration makes one: SENDUIPI with any other number faults, or worse (a garbage index has crashed a kernel).
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Target {
 static REGISTRATION: Mutex<()> = Mutex::new(());
 
 /// The kernel interface of this machine, or why there is none. Found once.
-pub fn interface() -> Result<&'static Interface, &'static str> {
+pub(crate) fn interface() -> Result<&'static Interface, &'static str> {
     static FOUND: OnceLock<Result<&'static Interface, &'static str>> = OnceLock::new();
     *FOUND.get_or_init(kernel::find)
 }
@@ -58,6 +58,13 @@ fn interface_of(mechanism: Mechanism) -> Result<&'static Interface, &'static str
     }
 }
 
+/// A forked child has no target table: SENDUIPI would be undefined there, and it has nobody to send to.
+static IN_CHILD: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn forked() {
+    IN_CHILD.store(true, Relaxed);
+}
+
 /// Makes the calling thread a receiver of user interrupts. UIF stays 0 until [`enable`].
 ///
 /// # Errors
@@ -66,6 +73,9 @@ pub(crate) fn register(receiver: &Receiver) -> io::Result<()> {
     let kernel =
         interface_of(receiver.mechanism()).map_err(|why| io::Error::new(io::ErrorKind::Unsupported, why))?;
     let _guard = REGISTRATION.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    static ONCE: Once = Once::new();
+    // SAFETY: the handler stores to a static.
+    ONCE.call_once(|| _ = unsafe { libc::pthread_atfork(None, None, Some(forked)) });
     (kernel.register_handler)(stub::unyield_entry_uintr as *const () as usize).map_err(from_errno)?;
     if let Ok(index) = kernel.register_self.map_or(Err(libc::ENOSYS), |register| register(RESCAN)) {
         receiver.target.index.store(u64::from(index) + 1, SeqCst);
@@ -85,12 +95,16 @@ pub(crate) fn unregister(receiver: &Receiver) {
     // SAFETY: as in `enable`.
     unsafe { insn::clui() }
     let index = receiver.target.index.swap(0, SeqCst);
-    // Who has read the index before is about to send: one instruction, unless its CPU is taken away.
-    while receiver.target.users.load(SeqCst) != 0 {
-        std::thread::yield_now();
+    // Who has read the index before is about to send: one instruction, unless its CPU is taken away, or a fiber was preempted there and never runs again. Then the
+    // entry stays for ever: sending to a thread that is no receiver any more does nothing.
+    let mut patience = 1000;
+    while receiver.target.users.load(SeqCst) != 0 && patience > 0 {
+        std::thread::sleep(std::time::Duration::from_micros(100));
+        patience -= 1;
     }
+    let abandoned = patience == 0;
     let _guard = REGISTRATION.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if index != 0 {
+    if index != 0 && !abandoned {
         let _gone_already = (kernel.unregister_sender)(index as u32 - 1);
     }
     let _gone_already = (kernel.unregister_handler)();
@@ -101,7 +115,7 @@ pub(crate) fn notify(receiver: &Receiver) -> bool {
     let target = &receiver.target;
     target.users.fetch_add(1, SeqCst); // Dekker with `unregister`: it clears the index and then reads this
     let index = target.index.load(SeqCst);
-    if index != 0 {
+    if index != 0 && !IN_CHILD.load(Relaxed) {
         receiver.latency.sent();
         send(receiver.mechanism(), Index(index as u32 - 1));
     }
