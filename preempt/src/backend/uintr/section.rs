@@ -47,9 +47,9 @@ impl Open {
     ///
     /// extern "C" fn entry() {} // nothing is sent here
     /// model::install()?;
-    /// (model::INTERFACE.register_handler)(entry as *const () as usize).unwrap();
-    /// // SAFETY: a receiver in the model, with the only token of its thread.
+    /// // SAFETY: a receiver in the model, to which nothing is sent, with the only token of its thread.
     /// let mut open = unsafe {
+    ///     (model::interface().register_handler)(entry as *const () as usize).unwrap();
     ///     insn::stui();
     ///     Open::new()
     /// };
