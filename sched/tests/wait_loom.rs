@@ -184,18 +184,17 @@ impl Wait {
     }
 }
 
+fn start<S: Send + Sync + 'static, R: 'static>(shared: &Arc<S>, f: fn(&S) -> R) -> thread::JoinHandle<R> {
+    let shared = shared.clone();
+    thread::spawn(move || f(&shared))
+}
+
 #[test]
 fn a_waker_and_the_deadline() {
     model(4, || {
         let wait = Wait::new();
-        let waker = thread::spawn({
-            let wait = wait.clone();
-            move || wait.wake()
-        });
-        let timer = thread::spawn({
-            let wait = wait.clone();
-            move || wait.expire()
-        });
+        let waker = start(&wait, Wait::wake);
+        let timer = start(&wait, Wait::expire);
         let outcome = wait.block(true, false);
         let (woken, expired) = (waker.join().unwrap(), timer.join().unwrap());
         assert_eq!((woken, expired), (outcome == Outcome::Notified, outcome == Outcome::TimedOut));
@@ -207,14 +206,8 @@ fn a_waker_and_the_deadline() {
 fn a_waker_and_a_cancel() {
     model(4, || {
         let wait = Wait::new();
-        let waker = thread::spawn({
-            let wait = wait.clone();
-            move || wait.wake()
-        });
-        let canceller = thread::spawn({
-            let wait = wait.clone();
-            move || wait.cancel()
-        });
+        let waker = start(&wait, Wait::wake);
+        let canceller = start(&wait, Wait::cancel);
         let outcome = wait.block(false, true);
         canceller.join().unwrap();
         assert_eq!(waker.join().unwrap(), outcome == Outcome::Notified);
@@ -226,10 +219,7 @@ fn a_waker_and_a_cancel() {
 fn a_cancel_alone_is_not_lost() {
     model(5, || {
         let wait = Wait::new();
-        let canceller = thread::spawn({
-            let wait = wait.clone();
-            move || wait.cancel()
-        });
+        let canceller = start(&wait, Wait::cancel);
         assert_eq!(wait.block(false, true), Outcome::Cancelled);
         canceller.join().unwrap();
     });
@@ -239,14 +229,8 @@ fn a_cancel_alone_is_not_lost() {
 fn a_wait_that_may_not_be_cancelled() {
     model(4, || {
         let wait = Wait::new();
-        let canceller = thread::spawn({
-            let wait = wait.clone();
-            move || wait.cancel()
-        });
-        let waker = thread::spawn({
-            let wait = wait.clone();
-            move || wait.wake()
-        });
+        let canceller = start(&wait, Wait::cancel);
+        let waker = start(&wait, Wait::wake);
         assert_eq!(wait.block(false, false), Outcome::Notified);
         canceller.join().unwrap();
         assert!(waker.join().unwrap());
@@ -257,18 +241,9 @@ fn a_wait_that_may_not_be_cancelled() {
 fn a_waker_the_deadline_and_a_cancel() {
     model(2, || {
         let wait = Wait::new();
-        let waker = thread::spawn({
-            let wait = wait.clone();
-            move || wait.wake()
-        });
-        let timer = thread::spawn({
-            let wait = wait.clone();
-            move || wait.expire()
-        });
-        let canceller = thread::spawn({
-            let wait = wait.clone();
-            move || wait.cancel()
-        });
+        let waker = start(&wait, Wait::wake);
+        let timer = start(&wait, Wait::expire);
+        let canceller = start(&wait, Wait::cancel);
         let outcome = wait.block(true, true);
         canceller.join().unwrap();
         let (woken, expired) = (waker.join().unwrap(), timer.join().unwrap());
@@ -376,8 +351,7 @@ impl Join {
     }
 
     fn ends(join: &Arc<Join>) -> thread::JoinHandle<bool> {
-        let join = join.clone();
-        thread::spawn(move || join.complete())
+        start(join, Join::complete)
     }
 }
 

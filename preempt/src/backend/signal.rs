@@ -93,17 +93,27 @@ pub(crate) fn unblock(signal: i32) {
 
 /// The parts of a siginfo that a queued signal carries (asm-generic/siginfo.h).
 #[repr(C)]
-struct QueuedInfo {
+pub(crate) struct QueuedInfo {
     signal: i32,
     errno: i32,
     code: i32,
     padding: i32,
     pid: i32,
     uid: u32,
-    value: usize,
+    value: u64,
     rest: [u64; 12],
 }
 const _: () = assert!(size_of::<QueuedInfo>() == size_of::<libc::siginfo_t>());
+
+impl QueuedInfo {
+    /// `signal` with a value, from the calling process (and no user's: nobody asks). A bare system call: right after a fork and on a ghost's identity, too, and
+    /// errno stays.
+    pub(crate) fn new(signal: i32, value: u64) -> Self {
+        // SAFETY: getpid has no preconditions.
+        let pid = unsafe { insn::syscall6(libc::SYS_getpid as u64, [0; 6]) as i32 };
+        QueuedInfo { signal, errno: 0, code: libc::SI_QUEUE, padding: 0, pid, uid: 0, value, rest: [0; 12] }
+    }
+}
 
 /// Its address marks our signals: nothing else that a program sends itself carries it.
 static MARK: u8 = 0;
@@ -116,21 +126,10 @@ pub(crate) fn notify(receiver: &Receiver) {
         return;
     }
     receiver.latency.sent();
-    // SAFETY: queues a signal to a thread of this process; a thread that has ended gives ESRCH. Bare calls: errno stays, and so does the right process id after a
-    // fork and on a ghost's identity.
+    // SAFETY: queues a signal to a thread of this process; a thread that has ended gives ESRCH.
     unsafe {
-        let process = insn::syscall6(libc::SYS_getpid as u64, [0; 6]);
-        let info = QueuedInfo {
-            signal,
-            errno: 0,
-            code: libc::SI_QUEUE,
-            padding: 0,
-            pid: process as i32,
-            uid: 0,
-            value: (&raw const MARK).addr(),
-            rest: [0; 12],
-        };
-        let arguments = [process, tid as u64, signal as u64, &raw const info as u64, 0, 0];
+        let info = QueuedInfo::new(signal, (&raw const MARK).addr() as u64);
+        let arguments = [info.pid as u64, tid as u64, signal as u64, &raw const info as u64, 0, 0];
         if insn::syscall6(libc::SYS_rt_tgsigqueueinfo as u64, arguments) != 0 {
             // nothing is on its way (a full queue of real-time signals): the next post tries again
             receiver.upid.acknowledge();
@@ -144,7 +143,7 @@ unsafe fn is_marked(info: *const libc::siginfo_t) -> bool {
     // SAFETY: the kernel gave the handler a whole siginfo; the value is looked at only where there is one.
     unsafe {
         let info = &*info.cast::<QueuedInfo>();
-        info.code == libc::SI_QUEUE && info.value == (&raw const MARK).addr()
+        info.code == libc::SI_QUEUE && info.value == (&raw const MARK).addr() as u64
     }
 }
 

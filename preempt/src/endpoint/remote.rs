@@ -31,6 +31,7 @@
 //! ```
 
 use super::queued::Token;
+use crate::backend::signal::QueuedInfo;
 use crate::tick;
 use core::fmt;
 use core::sync::atomic::AtomicU64;
@@ -92,20 +93,6 @@ pub struct Right {
 const MESSAGE: usize = 16;
 const HELLO: u32 = 0x31_6e79; // "yn1": the layout's version
 
-/// The kernel's siginfo of a queued signal (x86-64).
-#[repr(C)]
-struct QueuedInfo {
-    signo: i32,
-    errno: i32,
-    code: i32,
-    padding: i32,
-    pid: i32,
-    uid: u32,
-    value: u64,
-    rest: [u64; 12],
-}
-const _: () = assert!(size_of::<QueuedInfo>() == 128);
-
 /// Room for one descriptor, aligned as a control message must be.
 #[repr(C, align(8))]
 struct Control([u8; 24]);
@@ -141,18 +128,7 @@ impl Right {
         if self.next.fetch_update(Relaxed, Relaxed, |next| (next <= now).then_some(now + interval)).is_err() {
             return Err(RemoteError::RateLimited);
         }
-        let mut info = QueuedInfo {
-            signo: self.signal,
-            errno: 0,
-            code: libc::SI_QUEUE,
-            padding: 0,
-            // SAFETY: getpid and getuid have no preconditions.
-            pid: unsafe { libc::getpid() },
-            // SAFETY: as above.
-            uid: unsafe { libc::getuid() },
-            value: self.token.bits(),
-            rest: [0; 12],
-        };
+        let mut info = QueuedInfo::new(self.signal, self.token.bits());
         let arguments = [self.thread.as_raw_fd() as u64, self.signal as u64, &raw mut info as u64, 0, 0, 0];
         // SAFETY: the kernel reads a siginfo of its own layout. The bare system call leaves errno alone.
         let result =
