@@ -145,9 +145,14 @@ impl AlternateStack {
 
 impl Drop for AlternateStack {
     fn drop(&mut self) {
+        // Somebody else may have set one since, or taken this one away: std does as a thread ends, before the destructors of its thread-local values run, and
+        // has unmapped the previous one by then.
+        let current = self.is_current();
         // SAFETY: gives the thread back what it had, then unmaps a stack that nobody uses any more.
         unsafe {
-            libc::sigaltstack(&self.previous, null_mut());
+            if current {
+                libc::sigaltstack(&self.previous, null_mut());
+            }
             libc::munmap(self.base, ALTERNATE_STACK_SIZE);
         }
     }

@@ -122,9 +122,12 @@ impl Builder {
         self.set(
             vector,
             Box::new(move |interrupt| {
-                while let Some(letter) = mailbox.take() {
+                // One for each sender; those that have sent again meanwhile come after the throttle has had its say.
+                for _ in 0..senders {
+                    let Some(letter) = mailbox.take() else { return };
                     handler(&state, interrupt, letter);
                 }
+                interrupt.post_again();
             }),
         );
         route
@@ -207,7 +210,7 @@ impl Builder {
     /// # Errors
     /// `Unsupported` where the machine cannot do it (no XSAVEC, a CET shadow stack, not the mechanism); `AlreadyExists` on a thread that is a receiver, as workers of
     /// `unyield` are; `InvalidInput` inside a critical section; `QuotaExceeded` beyond 1024 receivers in one process; what the kernel says when it gives
-    /// no timer or memory.
+    /// no timer or memory. `InvalidInput` also if [`handler_stack`](Builder::handler_stack) leaves nothing of the thread's stack.
     pub fn register(&mut self) -> io::Result<Registration> {
         let handlers = core::mem::replace(&mut self.handlers, [const { None }; 63]);
         registration::register(handlers, &self.settings)

@@ -23,6 +23,11 @@ impl<'a> Interrupt<'a> {
         Interrupt { port, vector, frame }
     }
 
+    /// Posts the vector once more: there is more to do than one stay should take.
+    pub(super) fn post_again(&self) {
+        self.port.post_again(self.vector);
+    }
+
     /// The vector.
     pub fn vector(&self) -> Vector {
         self.vector

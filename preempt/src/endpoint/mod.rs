@@ -47,7 +47,8 @@
 //! As the rest of the crate does it: by a user interrupt where the machine has them, else by a signal (SIGURG) whose handler builds the same frame on the
 //! interrupted stack and returns at once, so sub-handlers do not run in signal context. A signal is delivered only where the thread has the signal mask and the alternate stack that it had when it registered; change
 //! them before. Elsewhere (inside another signal handler, in a [`critical`](crate::critical) section, on a stack that is not the
-//! thread's) an interrupt waits: it comes at the end of the section, or is tried again each millisecond.
+//! thread's) an interrupt waits: it comes at the end of the section, or is tried again each millisecond. (A user interrupt that the CPU delivers in such
+//! a place is not tried again by itself: it comes at the end of the thread's next critical section, with the next signal, or with a send that finds it unanswered after 5 ms.)
 //!
 //! # Storms
 //! Frames are at most one deep, and two with [`Interrupt::unmask`] (more with [`Builder::nesting`]), however many senders there are. And the thread's ordinary code keeps
@@ -55,7 +56,7 @@
 //! up to 4 ms, and what is sent meanwhile comes together, afterwards. A sender can be [slowed down or revoked](Grant).
 //!
 //! # Fork
-//! A registration does not survive into a child process: sends there reach nobody.
+//! A registration does not survive into a child process: sends there reach nobody, and waits end at once, with false.
 
 mod builder;
 mod interrupt;

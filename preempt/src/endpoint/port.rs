@@ -37,6 +37,9 @@ const DOORBELL: u8 = 0;
 
 /// A sub-handler with its state.
 pub(super) type Run = Box<dyn Fn(&mut Interrupt<'_>) + Send + Sync>;
+/// A bell that was rung so long ago (ns) should have been answered: a pause of the throttle is shorter.
+const STALE: u64 = 5_000_000;
+
 pub(super) type Handlers = [Option<Run>; 63];
 
 /// What senders write, on a cache line of its own.
@@ -45,6 +48,8 @@ pub(super) type Handlers = [Option<Run>; 63];
 struct Posted {
     bits: AtomicU64,
     bell: AtomicBool,
+    /// When a sender last notified (ns).
+    rung_at: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -86,6 +91,7 @@ impl Port {
             posted: Posted {
                 bits: AtomicU64::new(0),
                 bell: AtomicBool::new(false),
+                rung_at: AtomicU64::new(0),
                 closed: AtomicBool::new(false),
             },
             wait: Wait::new(),
@@ -132,8 +138,28 @@ impl Port {
         self.wait.wake();
         // The load spares a storm of senders the exclusive cache line; it reads the same word, so the argument is the same.
         if !self.posted.bell.load(SeqCst) && !self.posted.bell.swap(true, SeqCst) {
+            self.posted.rung_at.store(tick::now(), Relaxed);
             self.notify();
+        } else {
+            self.ring_again();
         }
+    }
+
+    /// The bell has been rung by somebody else. If that was long ago, who rang it may have been stopped before it notified, or a user interrupt was refused by the entry
+    /// stub (in another signal's handler, on another stack), which tells nobody: notify by signal, whose handler sees to it that it is tried again.
+    fn ring_again(&self) {
+        let (rung, now) = (self.posted.rung_at.load(Relaxed), tick::now());
+        let old = now.saturating_sub(rung) > STALE;
+        // A counter that guards no data: one of those who notice.
+        if old && self.posted.rung_at.compare_exchange(rung, now, Relaxed, Relaxed).is_ok() {
+            self.notify();
+            self.receiver.escalate();
+        }
+    }
+
+    /// Posts from a sub-handler, whose caller goes on looking.
+    pub(super) fn post_again(&self, vector: Vector) {
+        self.posted.bits.fetch_or(1 << vector.get(), SeqCst);
     }
 
     /// Posts from the signal handler on the receiver's thread, which is about to look what is pending.
@@ -245,6 +271,7 @@ impl Port {
         }
         let mut handled = 0;
         self.posted.bell.store(true, SeqCst);
+        let mut held = true;
         'rounds: loop {
             while let Some(vector) = self.take_highest() {
                 if nesting > self.deepest.load(Relaxed) {
@@ -262,6 +289,7 @@ impl Port {
                 }
             }
             if self.let_go() {
+                held = false;
                 break;
             }
         }
@@ -274,7 +302,7 @@ impl Port {
             self.posted.bell.store(true, SeqCst);
         } else if !cfg!(unyield_mutant = "endpoint-no-second-look")
             && self.is_posted()
-            && !self.posted.bell.swap(true, SeqCst)
+            && (held || !self.posted.bell.swap(true, SeqCst))
         {
             self.notify(); // no pause although one was due: the timer could not be set
         }
@@ -292,7 +320,11 @@ impl Port {
 
     /// Runs `f` with the gate open, from a sub-handler; as it is, if they are nested deep enough.
     pub(super) fn unmasked<R>(&self, f: impl FnOnce() -> R) -> R {
-        if self.nesting.load(Relaxed) >= self.limit {
+        // The thread is interrupted where there is room for a sub-handler; here less may be left.
+        let here = (&raw const self).addr();
+        let bounds = gate().bounds();
+        let room = (bounds.0..=bounds.1).contains(&here);
+        if self.nesting.load(Relaxed) >= self.limit || !room {
             return f();
         }
         debug_assert_eq!(gate().depth(), 1);

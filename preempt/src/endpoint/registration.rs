@@ -29,6 +29,8 @@ use std::time::Duration;
 pub struct Registration {
     port: Arc<Port>,
     remote: bool,
+    /// A forked child has the guard, but no receiver, no timer and perhaps others' timer numbers.
+    process: u32,
     /// `Port::handled` when a wait last returned because of it.
     seen: Cell<u64>,
     _alternate: AlternateStack,
@@ -72,6 +74,12 @@ pub(super) fn register(handlers: Handlers, settings: &Settings) -> io::Result<Re
         backend::signal::install(remote::signal())?;
     }
     let (low, high) = stack_bounds()?;
+    let lowest = low
+        .checked_add(settings.handler_stack)
+        .filter(|lowest| lowest.saturating_add(arch::xstate::room()) < high);
+    let Some(lowest) = lowest else {
+        return refuse(io::ErrorKind::InvalidInput, "the handlers' stack leaves nothing of the thread's");
+    };
     let alternate = AlternateStack::install()?;
     let port = Arc::new(Port::new(handlers, settings.nesting));
     let Some(place) = queued::take(Arc::as_ptr(&port)) else {
@@ -87,7 +95,7 @@ pub(super) fn register(handlers: Handlers, settings: &Settings) -> io::Result<Re
         backend::signal::unblock(remote::signal()); // before `attach`, which notes the mask
     }
     // SAFETY: this thread's own gate, and the bounds of its stack.
-    unsafe { gate().prepare(low + settings.handler_stack, high) };
+    unsafe { gate().prepare(lowest, high) };
     // SAFETY: the thread's own gate, just closed; the port lives until the guard has taken it out of the gate, or for ever if the guard is forgotten.
     unsafe { gate().set_receiver(Arc::as_ptr(&port).cast()) };
     let attached = port.attach(settings.mechanism);
@@ -95,6 +103,7 @@ pub(super) fn register(handlers: Handlers, settings: &Settings) -> io::Result<Re
     let registration = Registration {
         port,
         remote: settings.remote,
+        process: std::process::id(),
         seen: Cell::new(0),
         _alternate: alternate,
         _thread: PhantomData,
@@ -211,6 +220,9 @@ impl Registration {
         let deadline = timeout.and_then(|timeout| {
             u64::try_from(timeout.as_nanos()).ok().and_then(|timeout| tick::now().checked_add(timeout))
         });
+        if !self.is_own() {
+            return false;
+        }
         loop {
             let word = self.port.wait.word(); // step 1 of the protocol in `wait`, before step 2
             window(0);
@@ -258,6 +270,11 @@ impl Registration {
         }
     }
 
+    /// False in a forked child.
+    fn is_own(&self) -> bool {
+        std::process::id() == self.process
+    }
+
     fn has_handled(&self) -> bool {
         let handled = self.port.handled();
         handled != self.seen.replace(handled)
@@ -282,6 +299,10 @@ impl Registration {
 impl Drop for Registration {
     /// Later sends fail with [`SendError::Gone`](super::SendError::Gone); what was sent and not delivered is dropped.
     fn drop(&mut self) {
+        if !self.is_own() {
+            core::mem::forget(self.port.clone()); // the gate of the child's thread still names it
+            return;
+        }
         gate::mask();
         self.port.detach();
         self.port.throttle.delete_timer();

@@ -6,7 +6,10 @@
 //!
 //! The receiver keeps nothing about its peers: one that dies takes its descriptor along, and what it has sent by then is delivered. Nor does a right keep
 //! anything of the receiver alive. A right whose registration has ended, or that was [revoked](super::Registration::revoke_rights), is
-//! ignored by the receiver; its holder is told only when the thread itself has ended.
+//! ignored by the receiver; its holder is told only when the thread itself has ended. The main thread's pidfd outlives `exec`: a program that execs itself should not hand out
+//! rights to its main thread, or the signal of a late peer ends the new image.
+//!
+//! With User Interrupts it is the same: the descriptor of a vector that Intel's kernel offers for this is not used, since it can be neither revoked nor limited.
 //!
 //! The throttle of the receiver holds for sub-handlers; it cannot hold for the signals themselves, which the kernel delivers as they come. So each right keeps to a least
 //! interval of [`INTERVAL`], in the sending process.
@@ -176,6 +179,8 @@ impl Right {
         let mut part = libc::iovec { iov_base: message.as_mut_ptr().cast(), iov_len: MESSAGE };
         let (length, thread) = {
             let mut header = header(&mut part, &mut control);
+            // SAFETY: computes a length. Room for one descriptor and no more: of a second one nobody would know.
+            header.msg_controllen = unsafe { libc::CMSG_LEN(4) } as usize;
             // SAFETY: as in `give`; a descriptor that the kernel put there is new and ours.
             unsafe {
                 let socket = socket.as_fd().as_raw_fd();
@@ -199,7 +204,8 @@ impl Right {
         let signal = word(4) as i32;
         match (thread, Token::from_bits(bits)) {
             (Some(thread), Some(token))
-                if length == MESSAGE && word(0) == HELLO && (1..=64).contains(&signal) =>
+                // No other signal: this process' right to send it might be more than the peer's.
+                if length == MESSAGE && word(0) == HELLO && signal == self::signal() =>
             {
                 Ok(Right { thread, token, signal, next: AtomicU64::new(0) })
             }

@@ -159,6 +159,7 @@ impl Grant {
     pub fn limit(&self, interval: Duration, burst: u32) {
         assert!(burst > 0, "a burst of none would be no sends at all: revoke");
         self.0.burst.store(burst, Relaxed);
+        self.0.due.store(0, Relaxed); // what was owed under the old limit is forgiven
         self.0.interval.store(u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 }

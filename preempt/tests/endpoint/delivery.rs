@@ -328,3 +328,55 @@ fn mail_can_be_read_inside_the_interrupt() {
     compute_until(|| sum.load(Relaxed) == 42);
     others.into_iter().for_each(|other| other.join().unwrap());
 }
+
+#[test]
+fn a_handlers_stack_that_leaves_nothing_is_refused() {
+    let _alone = alone();
+    for bytes in [4 << 30, usize::MAX, usize::MAX - 4096] {
+        let error = Builder::new().handler_stack(bytes).register().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
+    }
+    drop(Builder::new().register().unwrap());
+}
+
+#[test]
+fn a_new_limit_forgives_what_the_old_one_charged() {
+    let _alone = alone();
+    let registration = Builder::new().register().unwrap();
+    let (sender, grant) = registration.grant(Vector::LOWEST);
+    grant.limit(Duration::from_secs(3600), 2);
+    sender.send().unwrap();
+    sender.send().unwrap();
+    assert_eq!(sender.send(), Err(SendError::RateLimited));
+    grant.limit(Duration::from_millis(1), 1);
+    sender.send().unwrap();
+}
+
+/// std takes a thread's alternate stack away before the destructors of its thread-local values run: what was there before is gone by then.
+#[test]
+fn a_guard_that_is_dropped_as_the_thread_ends() {
+    let _alone = alone();
+    thread_local! {
+        static KEPT: std::cell::RefCell<Option<unyield_preempt::endpoint::Registration>> = const { std::cell::RefCell::new(None) };
+    }
+    struct Late;
+    impl Drop for Late {
+        fn drop(&mut self) {
+            // SAFETY: only reads the current setting.
+            unsafe {
+                let mut stack: libc::stack_t = std::mem::zeroed();
+                assert_eq!(libc::sigaltstack(std::ptr::null(), &mut stack), 0);
+                assert_ne!(stack.ss_flags & libc::SS_DISABLE, 0, "an alternate stack that is unmapped");
+            }
+        }
+    }
+    thread_local! {
+        static LATE: Late = const { Late };
+    }
+    std::thread::spawn(|| {
+        LATE.with(|_| ()); // made first, dropped last
+        KEPT.with(|kept| *kept.borrow_mut() = Some(Builder::new().register().unwrap()));
+    })
+    .join()
+    .unwrap();
+}
