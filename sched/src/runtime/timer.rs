@@ -46,6 +46,8 @@ struct Seen {
     /// When the first was sent; the thread's CPU time and its interrupts that had found the gate closed, then.
     ticked_at: u64,
     cpu: u64,
+    /// The thread's CPU time when the second was: what it has used since then it has used with a tick to answer.
+    unanswered_cpu: u64,
     deferred: u64,
     /// When to ask again whether the thread wants to run, and the last answer.
     next_look: u64,
@@ -196,8 +198,10 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> u64 {
             }
         }
         seen.ticks = seen.ticks.saturating_add(1);
-        if seen.ticks > STUCK && !seen.stuck && now - seen.since >= quantum + STUCK_TIME {
-            let used = thread_cpu(worker.receiver.tid()).saturating_sub(seen.cpu);
+        if seen.ticks == 2 {
+            seen.unanswered_cpu = thread_cpu(worker.receiver.tid());
+        } else if seen.ticks > STUCK && !seen.stuck && now - seen.since >= quantum + STUCK_TIME {
+            let used = thread_cpu(worker.receiver.tid()).saturating_sub(seen.unanswered_cpu);
             seen.stuck = used >= HAD_CPU || !wants_cpu(runtime, worker, seen, now);
             if seen.stuck {
                 // From now on it is ticked though nothing else waits: or it would stay stuck for as long as spares have taken everything over.
