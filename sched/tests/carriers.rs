@@ -259,11 +259,17 @@ fn waiting_in_std_costs_nothing() {
             })
             .collect();
         std::thread::sleep(200 * MS);
-        let cpu = process_cpu();
-        std::thread::sleep(1000 * MS);
-        let used = process_cpu() - cpu;
-        println!("CPU of 20 fibers in a std condvar for 1 s: {used:?}");
-        assert!(used < 20 * MS, "{used:?}");
+        // On a full machine it may take longer until all are where they wait.
+        let seconds: Vec<_> = (0..5)
+            .map(|_| {
+                let cpu = process_cpu();
+                std::thread::sleep(1000 * MS);
+                process_cpu() - cpu
+            })
+            .scan(false, |quiet, used| (!std::mem::replace(quiet, used < 20 * MS)).then_some(used))
+            .collect();
+        println!("CPU of 20 fibers in a std condvar, second by second: {seconds:?}");
+        assert!(*seconds.last().unwrap() < 20 * MS, "{seconds:?}");
         *pair.0.lock().unwrap() = true;
         pair.1.notify_all();
         fibers.into_iter().for_each(|fiber| fiber.join().unwrap());
