@@ -7,7 +7,7 @@
 //! | `target` | see `backend::uintr` | |
 //! | `escalated` | senders set it, the signal handler clears it | the signal handler |
 //! | `altered` | handler and anybody set it, the thread clears it | the thread |
-//! | `handlers`, `filter` | before `attach` | handler, dispatch |
+//! | `handlers`, `filter`, `owner` | before `attach` | handler, dispatch; anybody |
 //! | `counters` | the receiver's thread only, by plain increments | anybody, racily |
 
 use crate::backend::model::Cpu;
@@ -64,6 +64,7 @@ pub struct Receiver {
     cpu: Cpu,
     handlers: [Option<Handler>; 64],
     pub(crate) filter: Option<Filter>,
+    owner: usize,
     /// What happened to this receiver's interrupts.
     pub counters: Counters,
     /// How long this receiver's notifications were on their way.
@@ -112,6 +113,7 @@ impl Receiver {
             cpu: Cpu::new(),
             handlers: [None; 64],
             filter: None,
+            owner: 0,
             counters: Counters {
                 interrupts: AtomicU64::new(0),
                 deferred: AtomicU64::new(0),
@@ -142,6 +144,18 @@ impl Receiver {
     /// `filter` is async-signal-safe.
     pub unsafe fn set_filter(&mut self, filter: Filter) {
         self.filter = Some(filter);
+    }
+
+    /// Says whose receiver this is, before it is attached: a number of the owner's choice, by which it knows again what it may take the receiver for a part of. 0
+    /// unless set.
+    pub fn set_owner(&mut self, owner: usize) {
+        self.owner = owner;
+    }
+
+    /// See [`Receiver::set_owner`]. Any context.
+    #[inline]
+    pub fn owner(&self) -> usize {
+        self.owner
     }
 
     #[inline]

@@ -46,6 +46,12 @@ pub fn modelled(handle: &Handle) -> (u64, u64) {
     states.fold((0, 0), |(frames, traps), state| (frames + state.delivered, traps + state.trapped))
 }
 
+/// True if the calling thread, or fiber, is taken for one on a worker.
+pub fn on_a_worker() -> bool {
+    // SAFETY: masked.
+    unyield_preempt::critical(|| unsafe { Worker::try_current() }.is_some())
+}
+
 /// The next frame starts with the trap flag set: SIGTRAP after each instruction, until flags without it are restored.
 pub fn step_next_frame(on: bool) {
     signal::SINGLE_STEP.store(on, Relaxed);

@@ -11,7 +11,7 @@
 //!   PARKED: set after the stack was left (fiber) or before the futex wait (thread)
 //! ```
 //!
-//! Any context but a signal handler. `tests/sync_loom.rs` runs it under loom.
+//! Any context but a signal handler. `tests/wait_loom.rs` runs it under loom.
 
 use crate::sync::atomic::{AtomicU32, Ordering};
 use Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};

@@ -173,6 +173,32 @@ fn a_thread_that_blocks_all_signals_may_start_a_runtime() {
     });
 }
 
+/// The gate of such a thread names a receiver that is no worker.
+#[test]
+fn a_thread_that_is_a_receiver_by_itself_uses_a_runtime() {
+    alone("a_thread_that_is_a_receiver_by_itself_uses_a_runtime", || {
+        let _registration = unyield_preempt::endpoint::Builder::new().register().unwrap();
+        assert!(!unyield::testing::on_a_worker());
+        let runtime = Runtime::builder().workers(2).quantum(QUANTUM).build().unwrap();
+        assert!(runtime.run(unyield::testing::on_a_worker));
+        for i in 0..100 {
+            assert_eq!(runtime.spawn(move || i).join().unwrap(), i);
+            assert_eq!(runtime.run(|| i), i);
+        }
+        preempts(&runtime);
+        // SAFETY: the child only exits.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe { libc::_exit(5) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for our own child.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!((libc::WIFEXITED(status), libc::WEXITSTATUS(status)), (true, 5));
+    });
+}
+
 #[test]
 fn several_runtimes_at_once() {
     alone("several_runtimes_at_once", || {

@@ -7,7 +7,7 @@
 //!      └──complete, from each──► DONE  (says which it was: whom to tell)
 //! ```
 //!
-//! The task completes once; the rest is the handle's, so these come one after the other. `tests/sync_loom.rs` runs it under loom.
+//! The task completes once; the rest is the handle's, so these come one after the other. `tests/wait_loom.rs` runs it under loom.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use Ordering::{AcqRel, Acquire, Relaxed};

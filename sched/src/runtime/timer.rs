@@ -43,8 +43,7 @@ struct Seen {
     steady: bool,
     /// Ticks sent to this slice.
     ticks: u32,
-    /// When the first was sent; the thread's CPU time and its interrupts that had found the gate closed, then.
-    ticked_at: u64,
+    /// At the first: the thread's CPU time, and its interrupts that had found the gate closed.
     cpu: u64,
     /// The thread's CPU time when the second was: what it has used since then it has used with a tick to answer.
     unanswered_cpu: u64,
@@ -190,7 +189,6 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> u64 {
             {
                 return now + period;
             }
-            seen.ticked_at = now;
             seen.cpu = cpu;
             seen.deferred = worker.receiver.counters.deferred.load(Relaxed);
             if seen.steady {

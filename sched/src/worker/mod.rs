@@ -39,6 +39,13 @@ use unyield_stealing::RunQueue;
 /// The vector of the timer's nudge.
 pub(crate) const TICK: u8 = 1;
 
+/// What marks the receivers that are workers' first fields: an address of ours.
+#[inline(always)]
+fn owner() -> usize {
+    static MARK: u8 = 0;
+    (&raw const MARK).addr()
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Role {
     /// Has a slot: runs whatever is runnable.
@@ -134,6 +141,7 @@ impl Worker {
             #[cfg(feature = "testing")]
             receiver.on_vector(crate::testing::COUNTING, crate::testing::count);
             receiver.set_filter(preempt::filter);
+            receiver.set_owner(owner());
         }
         Worker {
             receiver,
@@ -181,17 +189,24 @@ impl Worker {
     #[inline(always)]
     pub(crate) unsafe fn current<'a>() -> &'a Worker {
         // SAFETY: the gate of a fiber or a worker names a worker's receiver, its first field; workers live as long as their runtime.
-        unsafe { &*gate().receiver().cast::<Worker>() }
+        unsafe {
+            debug_assert!((*gate().receiver()).owner() == owner(), "not a worker's receiver");
+            &*gate().receiver().cast::<Worker>()
+        }
     }
 
-    /// As [`Worker::current`]; `None` on a plain thread.
+    /// As [`Worker::current`]; `None` on a plain thread, also one that is a receiver by itself (`unyield_preempt::endpoint`).
     ///
     /// # Safety
     /// Masked.
     #[inline(always)]
     pub(crate) unsafe fn try_current<'a>() -> Option<&'a Worker> {
-        // SAFETY: as above, or null.
-        unsafe { gate().receiver().cast::<Worker>().as_ref() }
+        // SAFETY: a gate names a live receiver, or none; ours is a worker's first field.
+        unsafe {
+            let receiver = gate().receiver();
+            let is_worker = receiver.as_ref()?.owner() == owner();
+            is_worker.then(|| &*receiver.cast::<Worker>())
+        }
     }
 
     /// True unless it is a carrier or a spare whose turn is over. Any context.
