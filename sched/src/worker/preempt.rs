@@ -1,6 +1,6 @@
 //! What an interrupt decides: whether the running fiber's quantum is over, and where it goes.
 
-use super::{After, TICK, Worker, carrier, resume};
+use super::{After, STEAL, TICK, Worker, carrier, resume};
 use crate::runtime::fork;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -8,21 +8,26 @@ use unyield_preempt::receiver::bump;
 use unyield_preempt::tick;
 use unyield_preempt::{Frame, Receiver};
 
-fn worker_of(receiver: &Receiver) -> &Worker {
+pub(super) fn worker_of(receiver: &Receiver) -> &Worker {
     // SAFETY: the handlers in this module are installed on workers' receivers only, and a receiver is its worker's first field.
     unsafe { &*(receiver as *const Receiver).cast::<Worker>() }
 }
 
-/// Runs in the signal handler: a tick is worth an interrupt if it is meant for the slice that runs, and something else could run.
+/// Runs in the signal handler: a tick is worth an interrupt if it is meant for the slice that runs, and something else could run; a thief's request if it still
+/// stands.
 ///
 /// # Safety
 /// Async-signal-safe: loads only.
 pub(crate) unsafe fn filter(receiver: &Receiver, pending: u64) -> u64 {
-    if pending & (1 << TICK) != 0 && !wants_preempt(worker_of(receiver)) {
-        pending & !(1 << TICK)
-    } else {
-        pending
+    let worker = worker_of(receiver);
+    let mut pending = pending;
+    if pending & (1 << TICK) != 0 && !wants_preempt(worker) {
+        pending &= !(1 << TICK);
     }
+    if pending & (1 << STEAL) != 0 && !worker.mailbox.is_asked() {
+        pending &= !(1 << STEAL);
+    }
+    pending
 }
 
 fn wants_preempt(worker: &Worker) -> bool {
