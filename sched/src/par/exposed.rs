@@ -1,8 +1,9 @@
-//! The identities that have unstarted halves and do not run on a worker: parked, preempted, waiting for a carrier or on one. Thieves take from the first.
+//! The identities that fork and do not run on a worker: parked, preempted, waiting for a carrier (these rest), or on one (these are carried). Thieves take
+//! their halves.
 //!
-//! An identity enters the list when it leaves its worker, before it is published, and leaves it when a worker resumes it. While it is at rest and listed it
-//! cannot be resumed behind the list's lock, so halves are taken under that lock by plain accesses. One that runs on a carrier stays listed, and halves are taken from
-//! it as from any running fiber that is not interrupted.
+//! One that has unstarted halves is listed as resting when it leaves its worker, before it is published, and taken off when it is resumed. While it is listed so
+//! it cannot be resumed behind the list's lock, and halves are taken under that lock by plain accesses. One that forks on a carrier is listed as carried, whether it has
+//! unstarted halves or not, and robbed like any running fiber that is not interrupted; the timer's watch looks whether it is worth it.
 
 use super::job::Job;
 use crate::identity::Identity;
@@ -13,14 +14,26 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use unyield_stealing::Looks;
 
-struct Ends {
-    first: Cell<*const Identity>,
-    last: Cell<*const Identity>,
+/// Where an identity is listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Place {
+    Nowhere,
+    Resting,
+    Carried,
+}
+
+#[derive(Default)]
+struct Lists {
+    resting: List,
+    carried: List,
 }
 
 pub(crate) struct Exposed {
-    ends: Lock<Ends>,
-    len: AtomicUsize,
+    lists: Lock<Lists>,
+    /// How many are in each.
+    resting: AtomicUsize,
+    carried: AtomicUsize,
 }
 
 // SAFETY: pointers under the lock; identities are Sync.
@@ -28,15 +41,20 @@ unsafe impl Send for Exposed {}
 // SAFETY: as above.
 unsafe impl Sync for Exposed {}
 
-impl Default for Ends {
+struct List {
+    first: Cell<*const Identity>,
+    last: Cell<*const Identity>,
+}
+
+impl Default for List {
     fn default() -> Self {
-        Ends { first: Cell::new(null()), last: Cell::new(null()) }
+        List { first: Cell::new(null()), last: Cell::new(null()) }
     }
 }
 
-impl Ends {
+impl List {
     /// # Safety
-    /// Under the lock; not listed.
+    /// Under the lock; in no list.
     unsafe fn push_back(&self, identity: &Identity) {
         let last = self.last.replace(identity);
         identity.forks.previous.set(last);
@@ -49,7 +67,7 @@ impl Ends {
     }
 
     /// # Safety
-    /// Under the lock; listed.
+    /// Under the lock; in this list.
     unsafe fn unlink(&self, identity: &Identity) {
         let (previous, next) = (identity.forks.previous.get(), identity.forks.next.get());
         // SAFETY: what is listed is alive.
@@ -64,41 +82,94 @@ impl Ends {
             }
         }
     }
+
+    /// The first, which becomes the last.
+    ///
+    /// # Safety
+    /// Under the lock.
+    unsafe fn rotate<'a>(&self) -> Option<&'a Identity> {
+        // SAFETY: what is listed is alive.
+        unsafe {
+            let identity = self.first.get().as_ref()?;
+            self.unlink(identity);
+            self.push_back(identity);
+            Some(identity)
+        }
+    }
 }
 
 impl Exposed {
     pub(crate) fn new() -> Exposed {
-        Exposed { ends: Lock::default(), len: AtomicUsize::new(0) }
+        Exposed { lists: Lock::default(), resting: AtomicUsize::new(0), carried: AtomicUsize::new(0) }
     }
 
-    /// Any context.
+    /// True if no fiber that rests has exposed something. Any context.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.len.load(Relaxed) == 0
+        self.resting.load(Relaxed) == 0
     }
 
-    /// The running identity is about to leave its stack, or runs on a carrier.
-    ///
+    /// True if no fiber forks on a carrier. Any context.
+    #[inline]
+    pub(crate) fn carries_nobody(&self) -> bool {
+        self.carried.load(Relaxed) == 0
+    }
+
     /// # Safety
-    /// Masked, by the running identity's worker.
-    pub(crate) unsafe fn add(&self, identity: &Identity, carried: bool) {
-        let ends = self.ends.lock();
-        identity.forks.carried.set(carried);
-        if !identity.forks.listed.swap(true, Relaxed) {
-            // SAFETY: under the lock.
-            unsafe { ends.push_back(identity) };
-            self.len.fetch_add(1, SeqCst); // Dekker with workers that go to sleep
+    /// Under the lock.
+    unsafe fn list(&self, lists: &Lists, identity: &Identity, place: Place) {
+        let before = identity.forks.place.swap(place as u8, Relaxed);
+        // SAFETY: where the identity says that it is.
+        unsafe {
+            if before == Place::Resting as u8 {
+                lists.resting.unlink(identity);
+                self.resting.fetch_sub(1, Relaxed);
+            } else if before == Place::Carried as u8 {
+                lists.carried.unlink(identity);
+                self.carried.fetch_sub(1, Relaxed);
+            }
+            match place {
+                Place::Nowhere => {}
+                Place::Resting => {
+                    lists.resting.push_back(identity);
+                    self.resting.fetch_add(1, SeqCst); // Dekker with workers that go to sleep
+                }
+                Place::Carried => {
+                    lists.carried.push_back(identity);
+                    self.carried.fetch_add(1, SeqCst);
+                }
+            }
         }
     }
 
-    /// The identity is about to be resumed, by a carrier or not.
+    /// The running identity has unstarted halves and is about to leave its stack.
+    ///
+    /// # Safety
+    /// Masked, by the running identity's worker.
+    pub(crate) unsafe fn rests(&self, identity: &Identity) {
+        // SAFETY: under the lock.
+        unsafe { self.list(&self.lists.lock(), identity, Place::Resting) };
+    }
+
+    /// The running identity forks on a carrier.
+    ///
+    /// # Safety
+    /// As for [`Exposed::rests`].
+    pub(crate) unsafe fn is_carried(&self, identity: &Identity) {
+        if identity.forks.place.load(Relaxed) != Place::Carried as u8 {
+            // SAFETY: under the lock.
+            unsafe { self.list(&self.lists.lock(), identity, Place::Carried) };
+        }
+    }
+
+    /// The identity is about to be resumed, by a carrier or not, or has ended.
     ///
     /// # Safety
     /// Masked; the identity is the caller's to resume.
     #[inline]
     pub(crate) unsafe fn resuming(&self, identity: &Identity, on_carrier: bool) {
-        // Only whoever has the identity makes it listed.
-        if identity.forks.listed.load(Relaxed) {
+        // Only whoever has the identity lists it, so it is not listed behind our back. Thieves may take it off, which the lock settles.
+        if identity.forks.place.load(Relaxed) != Place::Nowhere as u8 {
             // SAFETY: as promised.
             unsafe { self.resuming_listed(identity, on_carrier) };
         }
@@ -106,63 +177,68 @@ impl Exposed {
 
     #[cold]
     unsafe fn resuming_listed(&self, identity: &Identity, on_carrier: bool) {
-        let ends = self.ends.lock();
-        if on_carrier && identity.shows_forks() {
-            identity.forks.carried.set(true);
-        } else {
-            // SAFETY: under the lock.
-            unsafe { self.remove(&ends, identity) };
-        }
+        let place = if on_carrier && identity.is_forking() { Place::Carried } else { Place::Nowhere };
+        // SAFETY: under the lock.
+        unsafe { self.list(&self.lists.lock(), identity, place) };
     }
 
-    /// # Safety
-    /// Under the lock.
-    unsafe fn remove(&self, ends: &Ends, identity: &Identity) {
-        // Thieves may have been faster.
-        if identity.forks.listed.swap(false, Relaxed) {
-            // SAFETY: it was listed.
-            unsafe { ends.unlink(identity) };
-            self.len.fetch_sub(1, Relaxed);
-        }
-    }
-
-    /// Takes a half of one of them. Any worker, masked, on its native stack; `looks` is the worker's own.
+    /// Takes a half of one that rests.
     ///
     /// # Safety
-    /// As said.
-    pub(crate) unsafe fn take(&self, looks: &Looks) -> Option<NonNull<Job>> {
-        let mut left = self.len.load(Relaxed);
+    /// Masked, on a worker.
+    pub(crate) unsafe fn take(&self) -> Option<NonNull<Job>> {
+        let mut left = self.resting.load(Relaxed);
         while left > 0 {
             left -= 1;
-            let ends = self.ends.lock();
-            // SAFETY: what is listed is alive, and at rest unless it is carried. What is taken out under the lock is not freed before the look ends.
+            let lists = self.lists.lock();
+            // SAFETY: what is listed is alive, at rest, and cannot be resumed while we have the lock.
             unsafe {
-                let identity = ends.first.get().as_ref()?;
-                if !identity.shows_forks() {
-                    self.remove(&ends, identity);
-                    continue;
+                let identity = lists.resting.rotate()?;
+                if let Some(job) = identity.take_fork() {
+                    return Some(job);
                 }
-                let job = if identity.forks.carried.get() {
-                    looks.look(|| {
-                        ends.unlink(identity);
-                        ends.push_back(identity);
-                        drop(ends);
-                        identity.take_fork_remotely()
-                    })
-                } else {
-                    let job = identity.take_fork();
-                    if job.is_none() {
-                        // another thief is at it, who found it running: not the first any more
-                        ends.unlink(identity);
-                        ends.push_back(identity);
-                    }
-                    job
-                };
-                if job.is_some() {
-                    return job;
+                // Nothing left; or a thief is still at it, who found it running.
+                if !identity.shows_forks() {
+                    self.list(&lists, identity, Place::Nowhere);
                 }
             }
         }
         None
+    }
+
+    /// Takes a half of a fiber on a carrier. `looks` is the worker's own.
+    ///
+    /// # Safety
+    /// As for [`Exposed::take`].
+    pub(crate) unsafe fn take_carried(&self, looks: &Looks) -> Option<NonNull<Job>> {
+        let mut left = self.carried.load(Relaxed);
+        while left > 0 {
+            left -= 1;
+            let lists = self.lists.lock();
+            // SAFETY: what is listed is alive, and is not freed before a look ends that has begun under the lock.
+            let job = unsafe {
+                let identity = lists.carried.rotate()?;
+                if !identity.shows_forks() {
+                    continue;
+                }
+                looks.look(|| {
+                    drop(lists);
+                    identity.take_fork_remotely()
+                })
+            };
+            if job.is_some() {
+                return job;
+            }
+        }
+        None
+    }
+
+    /// True if a fiber on a carrier seems to have an unstarted half. Any thread, masked.
+    pub(crate) fn carried_show_forks(&self) -> bool {
+        (0..self.carried.load(Relaxed)).any(|_| {
+            let lists = self.lists.lock();
+            // SAFETY: under the lock; what is listed is alive.
+            unsafe { lists.carried.rotate() }.is_some_and(Identity::shows_forks)
+        })
     }
 }

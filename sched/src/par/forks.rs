@@ -4,17 +4,18 @@
 //! |---|---|---|
 //! | `lock` | thieves; the owner, masked, when it has lost its newest half | |
 //! | `ring` | its owner and thieves, see `unyield_stealing::Ring` | |
-//! | `listed` | under the list's lock | its owner's worker |
-//! | `carried`, `next`, `previous` | under the list's lock | |
+//! | `place` | under the lists' lock | its owner's worker |
+//! | `next`, `previous` | under the lists' lock | |
 //!
 //! The bounds of a lazy identity are the two words of its gate. Nothing here blocks, allocates or frees but `Forks::new`; all of it also masked.
 
+use super::exposed::Place;
 use super::job::Job;
 use crate::identity::Identity;
 use crate::preempt::Stealing;
 use std::cell::Cell;
 use std::ptr::{NonNull, null};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use unyield_preempt::gate::Word;
 use unyield_stealing::lazy::{Bounds, Owner, StealLock};
 use unyield_stealing::{Ring, fence};
@@ -22,9 +23,8 @@ use unyield_stealing::{Ring, fence};
 pub(crate) struct Forks {
     lock: StealLock,
     ring: Option<Box<Ring<Job>>>,
-    pub(super) listed: AtomicBool,
-    /// It runs on a carrier while it is listed.
-    pub(super) carried: Cell<bool>,
+    /// A `Place`.
+    pub(super) place: AtomicU8,
     pub(super) next: Cell<*const Identity>,
     pub(super) previous: Cell<*const Identity>,
 }
@@ -34,8 +34,7 @@ impl Forks {
         Forks {
             lock: StealLock::new(()),
             ring: (stealing == Stealing::Eager).then(|| Box::new(Ring::new())),
-            listed: AtomicBool::new(false),
-            carried: Cell::new(false),
+            place: AtomicU8::new(Place::Nowhere as u8),
             next: Cell::new(null()),
             previous: Cell::new(null()),
         }
@@ -100,10 +99,13 @@ impl Identity {
         }
     }
 
-    /// True if it seems to be inside a fork-join whose halves are exposed lazily. As [`Identity::shows_forks`].
+    /// True if it seems to be inside a fork-join. As [`Identity::shows_forks`].
     #[inline]
     pub(crate) fn is_forking(&self) -> bool {
-        self.bounds().is_some_and(Bounds::in_use)
+        match &self.forks.ring {
+            Some(ring) => !ring.is_empty(),
+            None => self.bounds().is_some_and(Bounds::in_use),
+        }
     }
 
     /// Takes the oldest half.

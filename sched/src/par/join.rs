@@ -226,17 +226,7 @@ impl Region {
     fn begin(runtime: &Shared, identity: &Identity) -> Region {
         // SAFETY: this fiber's own; `top` is at the first slot, see `unyield_stealing::lazy`.
         unsafe { Own.set_bottom(identity.stack.first_slot()) };
-        mask();
-        // SAFETY: masked, on a fiber.
-        unsafe {
-            if Worker::current().role == Role::Carrier {
-                // Nobody looks at what carriers run.
-                runtime.exposed.add(identity, true);
-                runtime.announce(true);
-            }
-            unmask();
-        }
-        if runtime.several_slots() {
+        if on_carrier(identity) || runtime.several_slots() {
             runtime.watch.fork_check(runtime);
         }
         Region(())
@@ -269,7 +259,7 @@ where
             return (a(Ctx::new(migrated)), job.closure()(Ctx::new(false)));
         }
     }
-    announce();
+    announce(identity);
     /// Takes the half back, or waits for it, if `a` panics.
     struct Exposed<F: FnMut()>(F);
     impl<F: FnMut()> Drop for Exposed<F> {
@@ -296,15 +286,27 @@ where
     (ra, rb)
 }
 
-/// Something was exposed: wakes a worker for it.
-fn announce() {
+/// True if the running fiber is on a carrier; from now on thieves know of it there.
+fn on_carrier(identity: &Identity) -> bool {
     mask();
-    // SAFETY: masked, on a fiber.
+    // SAFETY: masked, on a fiber, whose identity this is.
     unsafe {
-        let runtime = Worker::current().runtime();
-        if runtime.several_slots() {
-            runtime.idle.notify_one();
+        let worker = Worker::current();
+        let carried = worker.role == Role::Carrier;
+        if carried {
+            worker.runtime().exposed.is_carried(identity);
         }
         unmask();
+        carried
+    }
+}
+
+/// Something was exposed: wakes a worker for it.
+fn announce(identity: &Identity) {
+    let carried = on_carrier(identity);
+    let Some(task) = task::current() else { return };
+    let runtime = task.runtime();
+    if carried || runtime.several_slots() {
+        runtime.idle.notify_one();
     }
 }

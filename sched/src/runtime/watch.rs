@@ -120,8 +120,10 @@ impl Watch {
 
     /// Whether a running fiber forks, and whether one shows something to steal.
     fn survey(&self, runtime: &Shared) -> (bool, bool) {
+        let exposed = &runtime.exposed;
         self.looks.look(|| {
-            let mut found = (false, false);
+            let carried = !exposed.carries_nobody();
+            let mut found = (carried, carried && exposed.carried_show_forks());
             for worker in runtime.slots() {
                 // SAFETY: what a worker runs is not freed while we look.
                 let identity: Option<&Identity> = unsafe { worker.current.load(Acquire).as_ref() };

@@ -109,7 +109,7 @@ impl Worker {
     #[cold]
     unsafe fn expose_now(&self, identity: &Identity) {
         // SAFETY: as promised.
-        unsafe { self.runtime().exposed.add(identity, false) };
+        unsafe { self.runtime().exposed.rests(identity) };
         self.runtime().announce(true);
     }
 }

@@ -41,7 +41,7 @@ impl Worker {
     pub(super) unsafe fn steal_fork<'a>(&'a self, runtime: &'a Shared, rng: &mut SmallRng) -> Loot<'a> {
         // SAFETY: as promised.
         unsafe {
-            if !runtime.exposed.is_empty() {
+            if !runtime.exposed.is_empty() || !runtime.exposed.carries_nobody() {
                 match self.take_exposed() {
                     Loot::Nothing => {}
                     found => return found,
@@ -75,7 +75,7 @@ impl Worker {
                 runtime.service.want_identity();
                 return Loot::NoIdentity;
             };
-            match runtime.exposed.take(&self.looks) {
+            match runtime.exposed.take().or_else(|| runtime.exposed.take_carried(&self.looks)) {
                 Some(job) => self.run_stolen(identity, job),
                 None => {
                     self.release(identity);
