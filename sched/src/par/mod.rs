@@ -23,7 +23,7 @@
 pub(crate) mod exposed;
 pub(crate) mod forks;
 pub(crate) mod job;
-mod join;
+pub(crate) mod join;
 mod scope;
 
 pub use join::{join, join_context};
