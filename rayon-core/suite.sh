@@ -64,6 +64,7 @@ edition = "2021"
 rayon-core = "=$core"
 [dev-dependencies]
 rand = "0.9"
+rayon = "=$rayon"
 rand_xorshift = "0.4"
 scoped-tls = "1.0"
 crossbeam-utils = "0.8"
@@ -71,7 +72,7 @@ libc = "0.2"
 END
 [ ! -f "$suite/Cargo.lock" ] || cp "$suite/Cargo.lock" "$suite/work/"
 
-cp "$theirs"/tests/*.rs "$suite/work/core/tests/"
+cp "$theirs"/tests/*.rs "$here"/suite/*.rs "$suite/work/core/tests/"
 cp -r "$theirs/src/compile_fail" "$suite/work/core/src/"
 echo "mod compile_fail;" > "$suite/work/core/src/lib.rs"
 

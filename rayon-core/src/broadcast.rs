@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -188,7 +189,7 @@ where
     }
     let call = move |context: BroadcastContext<'_>| registry.handlers.contain(|| op(context));
     // SAFETY: 'static, and it does not unwind. What is kept above is let go of by a fiber of the pool's.
-    unsafe { Detached::spawn(registry, call, move || registry.let_go()) };
+    unsafe { Detached::spawn(registry, call, move || Registry::let_go(NonNull::from(registry))) };
 }
 
 /// A broadcast that is not waited for here.

@@ -27,7 +27,7 @@ unsafe impl Sync for ThreadPool {}
 impl Drop for ThreadPool {
     fn drop(&mut self) {
         // SAFETY: our own, from `with`; nobody has `self` any more.
-        unsafe { self.registry.as_ref().let_go() };
+        unsafe { Registry::let_go(self.registry) };
     }
 }
 

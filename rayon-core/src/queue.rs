@@ -32,9 +32,11 @@ impl Entry {
     }
 }
 
-/// Entries, with what counts them, if they are counted.
+/// An entry, with what counts it, if it is counted.
+pub(crate) type Queued = (Entry, Option<Ticket>);
+
 pub(crate) struct Queue {
-    entries: Mutex<VecDeque<(Entry, Option<Ticket>)>>,
+    entries: Mutex<VecDeque<Queued>>,
     len: AtomicUsize,
 }
 
@@ -54,10 +56,7 @@ impl Queue {
         self.len.load(Relaxed) == 0
     }
 
-    fn pop(
-        &self,
-        end: fn(&mut VecDeque<(Entry, Option<Ticket>)>) -> Option<(Entry, Option<Ticket>)>,
-    ) -> Option<(Entry, Option<Ticket>)> {
+    fn pop(&self, end: fn(&mut VecDeque<Queued>) -> Option<Queued>) -> Option<Queued> {
         if self.is_empty() {
             return None;
         }
@@ -67,11 +66,11 @@ impl Queue {
         entry
     }
 
-    pub(crate) fn pop_newest(&self) -> Option<(Entry, Option<Ticket>)> {
+    pub(crate) fn pop_newest(&self) -> Option<Queued> {
         self.pop(VecDeque::pop_back)
     }
 
-    pub(crate) fn pop_oldest(&self) -> Option<(Entry, Option<Ticket>)> {
+    pub(crate) fn pop_oldest(&self) -> Option<Queued> {
         self.pop(VecDeque::pop_front)
     }
 }

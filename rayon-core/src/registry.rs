@@ -13,7 +13,7 @@ use crate::queue::{Entry, Fifo, Job, Queue};
 use crate::thread::{Handlers, ThreadBuilder, ThreadSpawn};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::ptr::null_mut;
+use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -117,9 +117,12 @@ impl Registry {
     ///
     /// # Safety
     /// The caller has one, and uses the registry afterwards only on a fiber of its.
-    pub(crate) unsafe fn let_go(&self) {
-        let itself = self.itself.load(Relaxed);
-        if self.keepers.fetch_sub(1, AcqRel) != 1 {
+    pub(crate) unsafe fn let_go(this: NonNull<Registry>) {
+        let this = this.as_ptr();
+        // SAFETY: kept by the caller until the count says otherwise; from then on `this` is not used.
+        let (itself, left) =
+            unsafe { ((*this).itself.load(Relaxed), (*this).keepers.fetch_sub(1, AcqRel) - 1) };
+        if left > 0 {
             return;
         }
         struct Last(*mut Registry);
@@ -130,7 +133,7 @@ impl Registry {
                 // SAFETY: boxed by `start`. Nobody has it any more but fibers of its own that are about to end; they use the handle, not the runtime, which is taken here
                 // and once. When the runtime says that all have ended, nobody has it at all.
                 unsafe {
-                    let runtime = ManuallyDrop::take(&mut *(&raw mut (*self.0).runtime));
+                    let runtime = (&raw const (*self.0).runtime).cast::<Runtime>().read();
                     if runtime.shutdown_timeout(END) {
                         drop(Box::from_raw(self.0));
                     }

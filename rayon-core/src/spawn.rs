@@ -1,6 +1,7 @@
 //! Jobs that nothing waits for.
 
 use crate::registry::{Registry, current_or_global};
+use std::ptr::NonNull;
 
 /// Runs `func` some time, in the calling fiber's pool, or else in the global one. Its panic goes to the pool's panic handler; without one the process ends.
 ///
@@ -49,6 +50,6 @@ where
     move || {
         registry.handlers.contain(func);
         // SAFETY: kept above; from here on it is used on this fiber only, which is one of its own.
-        unsafe { registry.let_go() };
+        unsafe { Registry::let_go(NonNull::from(registry)) };
     }
 }
