@@ -132,7 +132,7 @@ run() {
 }
 run -p core-tests --tests
 run -p core-tests --doc
-[ "${SUITE_ONLY:-}" ] || run -p rayon --tests
+run -p rayon --tests
 if [ $doc = yes ]; then run -p rayon --doc; fi
 cp "$suite/work/Cargo.lock" "$suite/Cargo.lock" 2> /dev/null || true
 

@@ -88,13 +88,18 @@ where
     raw::join_context_by::<Waits, _, _, _, _>(
         move |_| oper_a(FnContext::new(injected)),
         move |context| {
-            if context.migrated() {
-                // A fiber that begins, with the half.
-                let _entered = Entered::new(registry);
-                oper_b(FnContext::new(true))
-            } else {
-                oper_b(FnContext::new(injected))
-            }
+            if context.migrated() { stolen(registry, oper_b) } else { oper_b(FnContext::new(injected)) }
         },
     )
+}
+
+/// On a fiber that begins, with a stolen half.
+#[cold]
+#[inline(never)]
+fn stolen<B, RB>(registry: &'static Registry, oper_b: B) -> RB
+where
+    B: FnOnce(FnContext) -> RB,
+{
+    let _entered = Entered::new(registry);
+    oper_b(FnContext::new(true))
 }

@@ -102,14 +102,14 @@ fn the_order_of_a_stack_is_kept_across_waits() {
     fn nest(levels: u32, id: &AtomicUsize, stacks: &PerThread<Vec<usize>>) {
         let mine = id.fetch_add(1, Relaxed);
         stacks.with(|stack| stack.push(mine));
-        match levels {
-            0 => drop(compute(3_000)),
-            _ if levels % 3 == 0 => scope(|s| {
+        match (levels, levels % 3) {
+            (0, _) => assert_ne!(compute(3_000), 0),
+            (_, 0) => scope(|s| {
                 for _ in 0..2 {
                     s.spawn(|_| nest(levels - 1, id, stacks));
                 }
             }),
-            _ if levels % 3 == 1 => {
+            (_, 1) => {
                 join(|| nest(levels - 1, id, stacks), || nest(levels - 1, id, stacks));
             }
             _ => {
