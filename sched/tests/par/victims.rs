@@ -108,6 +108,30 @@ fn a_fiber_in_a_call() {
     blocked(|flag| nap(flag, |time| unyield::fiber::blocking(|| std::thread::sleep(time))), "blocking");
 }
 
+/// However many halves are stolen from a fiber in a call, the call is interrupted once.
+#[test]
+fn a_call_is_interrupted_once() {
+    let runtime = Runtime::builder().workers(2).build().unwrap();
+    for _ in 0..5 {
+        let interrupted = runtime.run(|| {
+            fn deep(n: u32) -> u32 {
+                if n == 0 {
+                    let start = Instant::now();
+                    let mut interrupted = 0;
+                    while start.elapsed() < 100 * MS {
+                        // SAFETY: no descriptors.
+                        interrupted += u32::from(unsafe { libc::poll(std::ptr::null_mut(), 0, 150) } != 0);
+                    }
+                    return interrupted;
+                }
+                join(|| deep(n - 1), || spin(2 * MS)).0
+            }
+            deep(20)
+        });
+        assert!(interrupted <= 1, "{interrupted} times");
+    }
+}
+
 #[test]
 fn a_fiber_with_an_os_thread_of_its_own() {
     for stealing in [Stealing::Lazy, Stealing::Eager] {
