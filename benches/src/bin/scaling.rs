@@ -39,14 +39,20 @@ struct Args {
     #[arg(long)]
     quick: bool,
     /// Cost of a spawn with lazy stealing, in ns.
-    #[arg(long, value_parser = nanoseconds)]
+    #[arg(long, value_parser = nanoseconds, allow_negative_numbers = true)]
     lazy_spawn: Option<Ps>,
     /// Cost of a spawn with eager stealing, in ns.
-    #[arg(long, value_parser = nanoseconds)]
+    #[arg(long, value_parser = nanoseconds, allow_negative_numbers = true)]
     eager_spawn: Option<Ps>,
     /// Sleepers woken after a successful steal, with lazy stealing.
     #[arg(long)]
     wakes: Option<u32>,
+    /// All workers search when the program begins; otherwise all but one sleep.
+    #[arg(long)]
+    awake: bool,
+    /// How long a victim is left alone after an interrupt, with lazy stealing, in multiples of what an interrupt costs it.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    rest: Option<u64>,
     /// How long a worker searches before it sleeps, in µs.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     spin: Option<u64>,
@@ -91,9 +97,11 @@ impl Args {
                 Protocol::Eager => self.eager_spawn,
             };
             c.spawn = spawn.unwrap_or(c.spawn);
+            c.awake = self.awake;
             c.spin = self.spin.map_or(c.spin, |us| us * US);
             if c.protocol == Protocol::Lazy {
                 c.wakes = self.wakes.unwrap_or(c.wakes);
+                c.rest = self.rest.map_or(c.rest, |times| times * c.handler);
             }
         }
         costs
@@ -107,8 +115,11 @@ impl Args {
     }
 }
 
-/// What would otherwise be found out after minutes: a folder that cannot be made.
+/// What would otherwise be found out after minutes: a folder that cannot be made, or one where the file should be.
 fn prepare(path: &Path) -> Result<(), clap::Error> {
+    if path.is_dir() {
+        return Err(clap::Error::raw(ErrorKind::Io, format!("{} is a folder\n", path.display())));
+    }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(|e| {
         clap::Error::raw(ErrorKind::Io, format!("cannot make the folder of {}: {e}\n", path.display()))
@@ -129,7 +140,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     print!("{}", calibration::report());
     std::fs::write(&args.csv, table::csv(&cases, &costs, &points, args.seeds))
         .map_err(|e| format!("cannot write {}: {e}", args.csv.display()))?;
-    plot::write(&args.svg, &cases, &costs, &points)
+    plot::write(&args.svg, &cases, &costs, &points, args.seeds)
         .map_err(|e| format!("cannot write {}: {e}", args.svg.display()))?;
     println!("{}, {}", args.csv.display(), args.svg.display());
     Ok(())

@@ -51,13 +51,20 @@ pub struct Costs {
     pub wake_send: Ps,
     /// From the call that wakes to the sleeper's first probe.
     pub wake: Ps,
-    /// Sleepers woken after a successful steal.
+    /// Lazy: sleepers woken after a successful steal from a victim that shows more.
     pub wakes: u32,
-    /// How long a worker searches before it sleeps.
+    /// Lazy: how long a victim is left alone after an interrupt was sent to it (0: the protocol as designed).
+    pub rest: Ps,
+    /// All workers search when the program begins; otherwise all but the first sleep.
+    pub awake: bool,
+    /// How long a worker searches before it sleeps; eager, at least.
     pub spin: Ps,
     /// Lazy: period of the timer, which wakes a sleeper if a region is older than that.
     pub tick: Ps,
 }
+
+/// A cache line from one core to another: measured one way, on two cores of a socket.
+const LINE: Ps = 140 * NS;
 
 /// What all sets have in common: costs inside one socket, not of the kernel.
 const COMMON: Costs = Costs {
@@ -65,18 +72,20 @@ const COMMON: Costs = Costs {
     label: "",
     protocol: Protocol::Lazy,
     spawn: NS,
-    probe: 100 * NS,
-    disturb: 50 * NS,
-    claim: 100 * NS,
+    probe: LINE,
+    disturb: LINE,
+    claim: LINE,
     send: 0,
     deliver: 0,
     handler: 0,
-    reply: 200 * NS,
+    reply: 100 * NS + LINE,
     start: 60 * NS,
     park: 150 * NS,
     wake_send: US,
     wake: 5 * US,
     wakes: 1,
+    rest: 0,
+    awake: false,
     spin: 50 * US,
     tick: 50 * US,
 };
@@ -104,7 +113,7 @@ pub fn sets() -> Vec<Costs> {
             send: 800 * NS,
             deliver: 2_400 * NS,
             handler: 1_700 * NS,
-            reply: 600 * NS,
+            reply: 500 * NS + LINE,
             ..COMMON
         },
         // Measured in a VM with two CPUs: tgkill to a computing thread, and futex wake to an idle CPU.
@@ -114,20 +123,18 @@ pub fn sets() -> Vec<Costs> {
             send: 8_800 * NS,
             deliver: 13_600 * NS,
             handler: 9_000 * NS,
-            reply: 900 * NS,
+            reply: 500 * NS + LINE,
             wake_send: 8_800 * NS,
             wake: 11_300 * NS,
             ..COMMON
         },
-        // rayon: 8.1 ns a spawn (fib). A steal is three cache misses, of which the CAS is `claim` and `start` the rest. Every push sees
-        // sleepers: after a steal the thief's first and the victim's next one wake one each.
+        // rayon: 8.1 ns a spawn (fib). A steal is three cache misses: the probe, the CAS (`claim`), the job (`start`).
         Costs {
             name: "eager",
             label: "eager",
             protocol: Protocol::Eager,
             spawn: 8 * NS,
-            start: 100 * NS,
-            wakes: 2,
+            start: LINE,
             ..COMMON
         },
         Costs {
@@ -135,10 +142,9 @@ pub fn sets() -> Vec<Costs> {
             label: "eager, VM",
             protocol: Protocol::Eager,
             spawn: 8 * NS,
-            start: 100 * NS,
+            start: LINE,
             wake_send: 8_800 * NS,
             wake: 11_300 * NS,
-            wakes: 2,
             ..COMMON
         },
     ]

@@ -27,11 +27,16 @@ impl<T: Tree> Machine<'_, T> {
         self.out.steals += 1;
         self.searching -= 1;
         self.workers[w].doing = Doing::Busy;
-        if let Doing::Run(f) = self.workers[v].doing {
-            self.out.disturbed += self.costs.disturb;
-            self.fibers[f].segment.stall(self.now, self.costs.disturb);
+        let Doing::Run(f) = self.workers[v].doing else { unreachable!("it was just taken from") };
+        self.out.disturbed += self.costs.disturb;
+        let mut stall = self.costs.disturb;
+        // A push onto a deque that is not empty wakes a sleeper: the victim's next one, and the thief's second one.
+        if self.pending(f) {
+            stall += self.wake_some(1);
         }
-        let delay = self.wake_some(self.costs.wakes);
+        self.fibers[f].segment.stall(self.now, stall);
+        let forks = self.tree.extent(self.fibers[half].segment.task()).forks;
+        let delay = if forks > 1 { self.wake_some(1) } else { 0 };
         self.after(delay + self.costs.claim + self.costs.start, Event::Go(w, half));
     }
 

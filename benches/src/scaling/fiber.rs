@@ -40,6 +40,11 @@ impl<T: Copy + std::fmt::Debug> Segment<T> {
         Segment { task, done: 0, since: 0, length: pace.time(tree.extent(task)) }
     }
 
+    /// The subtree it is.
+    pub fn task(&self) -> T {
+        self.task
+    }
+
     /// It runs from `now` on.
     pub fn begin(&mut self, now: Ps) {
         self.since = now;

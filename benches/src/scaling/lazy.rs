@@ -12,8 +12,10 @@ impl<T: Tree> Machine<'_, T> {
             return self.sleep(w);
         }
         let v = self.any_other(w);
-        if self.looked_at(v) && self.workers[v].mailbox.is_none() {
+        let rested = self.now >= self.workers[v].rested_from;
+        if self.looked_at(v) && self.workers[v].mailbox.is_none() && rested {
             self.tickets += 1;
+            self.workers[v].rested_from = self.now + self.costs.rest;
             self.workers[v].mailbox = Some((w, self.tickets));
             self.workers[w].doing = Doing::Ask(until);
             self.out.interrupts += 1;

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::costs::{Costs, Protocol, Ps};
-use super::fiber::{Fiber, FiberId, Joiner, Pace, Segment};
+use super::fiber::{Fiber, FiberId, Pace, Segment};
 use super::rng::Rng;
 use super::tree::{Extent, Tree};
 
@@ -86,6 +86,8 @@ pub(super) struct Worker {
     pub version: u64,
     /// Lazy: the thief that has claimed it, and the ticket of its interrupt.
     pub mailbox: Option<(usize, u64)>,
+    /// Lazy: it is not interrupted before.
+    pub rested_from: Ps,
     /// Eager: a thief's CAS is under way until then.
     pub taken_until: Ps,
     /// From when on another look at its bounds costs it a cache miss again.
@@ -107,17 +109,19 @@ pub(super) struct Machine<'a, T: Tree> {
     pub searching: usize,
     pub region_since: Ps,
     pub tickets: u64,
+    /// How long a worker searches before it sleeps.
+    pub spin: Ps,
     /// Time between two writes of a worker to its bounds, on average.
     pub write_period: Ps,
     pub rng: Rng,
     pub out: Outcome,
-    regions_left: u64,
-    over: bool,
+    pub regions_left: u64,
+    pub over: bool,
     events: BinaryHeap<Reverse<(Ps, u64, Event)>>,
     scheduled: u64,
 }
 
-/// Runs `program` on `workers`; all but the first are asleep when it begins.
+/// Runs `program` on `workers`; the first one begins it.
 ///
 /// # Panics
 ///
@@ -129,6 +133,7 @@ pub fn simulate<T: Tree>(tree: &T, program: Program, costs: &Costs, workers: usi
         doing,
         version: 0,
         mailbox: None,
+        rested_from: 0,
         taken_until: 0,
         clean_from: 0,
         blocked: Vec::new(),
@@ -139,12 +144,19 @@ pub fn simulate<T: Tree>(tree: &T, program: Program, costs: &Costs, workers: usi
         pace,
         program,
         now: 0,
-        workers: (0..workers).map(|w| worker(if w == 0 { Doing::Busy } else { Doing::Sleep })).collect(),
+        workers: (0..workers)
+            .map(|w| worker(if w == 0 || costs.awake { Doing::Busy } else { Doing::Sleep }))
+            .collect(),
         fibers: Vec::new(),
-        sleepers: (1..workers).rev().collect(),
+        sleepers: if costs.awake { Vec::new() } else { (1..workers).rev().collect() },
         searching: 0,
         region_since: 0,
         tickets: 0,
+        spin: match costs.protocol {
+            Protocol::Lazy => costs.spin,
+            // rayon: 32 fruitless rounds, each over all victims.
+            Protocol::Eager => costs.spin.max(32 * workers as u64 * costs.probe),
+        },
         // A join writes twice: at push and at pop.
         write_period: pace.time(root) / (2 * root.forks).max(1),
         rng: Rng::new(seed),
@@ -155,6 +167,9 @@ pub fn simulate<T: Tree>(tree: &T, program: Program, costs: &Costs, workers: usi
         scheduled: 0,
     };
     machine.at(program.gap, Event::Region(0));
+    if costs.awake {
+        (1..workers).for_each(|w| machine.search(w, 0));
+    }
     if costs.protocol == Protocol::Lazy && workers > 1 {
         machine.at(costs.tick, Event::Tick);
     }
@@ -193,94 +208,13 @@ impl<T: Tree> Machine<'_, T> {
         self.at(self.now + time, event);
     }
 
-    fn begin_region(&mut self, w: usize) {
-        self.fibers.clear();
-        self.fibers.push(Fiber::new(Segment::new(self.tree, self.pace, self.tree.root())));
-        self.region_since = self.now;
-        let delay = match self.costs.protocol {
-            Protocol::Eager if self.searching == 0 => self.wake_some(1),
-            _ => 0,
-        };
-        self.after(delay, Event::Go(w, 0));
-    }
-
-    fn end_region(&mut self, w: usize) {
-        assert!(self.fibers.iter().all(|f| f.begun && f.finished), "a stolen descriptor was not run");
-        self.regions_left -= 1;
-        self.out.time = self.now;
-        self.over = self.regions_left == 0;
-        self.workers[w].doing = Doing::Busy;
-        self.withdraw(w);
-        self.after(self.program.gap, Event::Region(w));
-    }
-
-    fn go(&mut self, w: usize, f: FiberId) {
-        if self.fibers[f].begun {
-            return self.go_on(w, f);
-        }
-        self.fibers[f].begun = true;
-        self.fibers[f].segment.begin(self.now);
-        self.workers[w].doing = Doing::Run(f);
-        self.schedule_end(w, f);
-    }
-
-    pub(super) fn schedule_end(&mut self, w: usize, f: FiberId) {
-        self.workers[w].version += 1;
-        self.at(self.fibers[f].segment.end(), Event::Done(w, self.workers[w].version));
-    }
-
-    fn done(&mut self, w: usize) {
-        let Doing::Run(f) = self.workers[w].doing else { unreachable!("its version says that it runs") };
-        let end = self.fibers[f].segment.end();
-        if end > self.now {
-            return self.at(end, Event::Done(w, self.workers[w].version));
-        }
-        self.out.done.add(self.fibers[f].segment.rest(self.tree));
-        self.workers[w].version += 1;
-        self.workers[w].doing = Doing::Busy;
-        self.go_on(w, f);
-    }
-
-    /// A fiber without a segment: its joins, innermost first.
-    pub(super) fn go_on(&mut self, w: usize, f: FiberId) {
-        while let Some(&half) = self.fibers[f].joins.last() {
-            if !self.fibers[half].finished {
-                self.out.waits += u64::from(self.fibers[half].joiner.is_none());
-                return match self.costs.protocol {
-                    Protocol::Lazy => {
-                        self.fibers[half].joiner = Some(Joiner::Parked(f));
-                        self.search(w, self.costs.park);
-                    }
-                    Protocol::Eager => {
-                        self.fibers[half].joiner = Some(Joiner::Blocked(w));
-                        self.workers[w].blocked.push(f);
-                        self.search(w, 0);
-                    }
-                };
-            }
-            self.fibers[f].joins.pop();
-        }
-        self.fibers[f].finished = true;
-        if f == 0 {
-            return self.end_region(w);
-        }
-        match self.fibers[f].joiner {
-            Some(Joiner::Parked(joiner)) => self.after(self.costs.park, Event::Go(w, joiner)),
-            Some(Joiner::Blocked(other)) => {
-                let delay = self.rouse(other);
-                self.return_to_blocked(w, delay);
-            }
-            None => self.return_to_blocked(w, 0),
-        }
-    }
-
     /// The worker has nothing to run: it looks for work after `delay`.
     pub(super) fn search(&mut self, w: usize, delay: Ps) {
         self.withdraw(w);
         if self.workers[w].doing != Doing::Sleep {
             self.searching += 1;
         }
-        self.workers[w].doing = Doing::Search(self.now + delay + self.costs.spin);
+        self.workers[w].doing = Doing::Search(self.now + delay + self.spin);
         self.after(delay + self.costs.probe, Event::Probe(w));
     }
 
@@ -343,6 +277,7 @@ impl<T: Tree> Machine<'_, T> {
         Some(half)
     }
 
+    /// What a searcher does next.
     fn probe(&mut self, w: usize) {
         match self.costs.protocol {
             Protocol::Lazy => self.probe_lazily(w),

@@ -8,7 +8,7 @@
 //! | [`tree`], [`fib`], [`uts`] | the work: task trees whose extents are known |
 //! | [`costs`] | what each step costs, and where the figures come from |
 //! | [`fiber`] | a fiber's place in its tree, advanced by arithmetic |
-//! | [`machine`] | workers, events, joins; what both protocols share |
+//! | [`machine`], `joins` | workers, events, regions, joins; what both protocols share |
 //! | [`lazy`], [`eager`] | the two protocols |
 //! | [`work`] | the trees and sizes that are run |
 //! | [`sweep`] | all of them, on all numbers of workers |
@@ -22,6 +22,7 @@ pub mod costs;
 pub mod eager;
 pub mod fib;
 pub mod fiber;
+mod joins;
 pub mod lazy;
 pub mod machine;
 pub mod plot;

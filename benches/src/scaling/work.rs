@@ -65,7 +65,7 @@ impl Case {
             other => panic!("no kind of work is called {other}"),
         };
         let mut case = Case { kind, title: String::new(), program, forest };
-        case.title = format!("{name}: {:.3} ms", case.serial() as f64 / 1e9);
+        case.title = format!("{name}: {:.1} ms", case.serial() as f64 / 1e9);
         case
     }
 
