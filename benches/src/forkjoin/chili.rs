@@ -26,7 +26,10 @@ impl Join for ::chili::Scope<'_> {
         RA: Send,
         RB: Send,
     {
-        ::chili::Scope::join(self, a, b)
+        // It runs its second half first and offers the first to others; all the rest, and the serial program, do it the other
+        // way round. Which half comes first decides in which order memory is read, so it must be the same for all.
+        let (rb, ra) = ::chili::Scope::join(self, b, a);
+        (ra, rb)
     }
 }
 

@@ -21,6 +21,15 @@ pub struct Run {
     pub counters: Option<Counters>,
 }
 
+/// By which clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The time of day.
+    Wall,
+    /// CPU time of the process: on a machine with other work it says more.
+    Cpu,
+}
+
 /// A workload and its measurements.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -82,22 +91,23 @@ impl Outcome {
         paired(&self.wall((who, workers)), &rayon, |t, rayon| t / rayon)
     }
 
-    /// What a fork costs on one worker: (time − serial time) / forks, ns; none with more workers or few forks.
-    pub fn ns_per_spawn(&self, (who, workers): (Contender, usize)) -> Values {
-        if workers != 1 || self.spawns < FEW {
+    /// What a fork costs on one worker: (time − serial time) / forks, ns; none with few forks.
+    pub fn ns_per_fork(&self, who: Contender, clock: Clock) -> Values {
+        if self.spawns < FEW {
             return Values::new();
         }
-        let serial = self.serial();
-        let of = |round| serial.iter().find(|&&(r, _)| r == round).map(|&(_, v)| v);
-        let wall = self.wall((who, 1)).into_iter();
-        wall.filter_map(|(round, t)| Some((round, (t - of(round)?) / self.spawns as f64))).collect()
+        let of = |who| self.values((who, 1), |run| if clock == Clock::Wall { run.wall } else { run.cpu });
+        let serial = of(Contender::Serial);
+        let at = |round| serial.iter().find(|&&(r, _)| r == round).map(|&(_, v)| v);
+        let times = of(who).into_iter();
+        times.filter_map(|(round, t)| Some((round, (t - at(round)?) / self.spawns as f64))).collect()
     }
 
-    /// [`Outcome::ns_per_spawn`] over rayon's; `None` for rayon.
-    pub fn spawn_over_rayon(&self, (who, workers): (Contender, usize)) -> Option<Summary> {
-        let rayon =
-            if who == Contender::Rayon { Values::new() } else { self.ns_per_spawn((Contender::Rayon, 1)) };
-        paired(&self.ns_per_spawn((who, workers)), &rayon, |ns, rayon| ns / rayon)
+    /// [`Outcome::ns_per_fork`] over rayon's; `None` for rayon.
+    pub fn fork_over_rayon(&self, who: Contender, clock: Clock) -> Option<Summary> {
+        let of = |who| self.ns_per_fork(who, clock);
+        let rayon = if who == Contender::Rayon { Values::new() } else { of(Contender::Rayon) };
+        paired(&of(who), &rayon, |ns, rayon| ns / rayon)
     }
 
     /// Counters, all rounds together.
@@ -144,9 +154,8 @@ mod tests {
         assert_eq!(median(outcome.over_serial((lazy, 1))), Some((2.0, 2)));
         assert_eq!(median(outcome.over_one((lazy, 2))), Some((0.5, 2)));
         assert_eq!(median(outcome.over_one((lazy, 1))), None);
-        assert_eq!(outcome.ns_per_spawn((lazy, 1)), [(0, 10.0), (1, 20.0)]);
-        assert_eq!(outcome.ns_per_spawn((lazy, 2)), []);
-        assert_eq!(median(outcome.spawn_over_rayon((lazy, 1))), Some((0.5, 1)));
-        assert_eq!(median(outcome.spawn_over_rayon((rayon, 1))), None);
+        assert_eq!(outcome.ns_per_fork(lazy, Clock::Wall), [(0, 10.0), (1, 20.0)]);
+        assert_eq!(median(outcome.fork_over_rayon(lazy, Clock::Cpu)), Some((0.5, 1)));
+        assert_eq!(median(outcome.fork_over_rayon(rayon, Clock::Wall)), None);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{
     contender::Contender,
     join::Counters,
-    outcome::{Outcome, summary},
+    outcome::{Clock, Outcome, Values, summary},
 };
 use crate::{
     report::{columns, figure, grouped, spread},
@@ -16,39 +16,19 @@ use crate::{
 pub const LEGEND: &str = "\
 median (min–max) over rounds; whatever compares two figures is formed within each round
 t/serial, t/rayon, t/t1: wall time over that of the serial program, of rayon with as many workers, with one worker
-ns/fork: (time on one worker − serial time) / forks; x rayon: that over rayon's
-cpu: CPU time of the process, idle workers included";
+cpu: CPU time of the process, idle workers included
+ns/fork: (time on one worker − serial time) / forks, by wall time and by CPU time; x rayon: that over rayon's";
 
-const HEADS: [&str; 9] =
-    ["", "workers", "wall ms", "t/serial", "t/rayon", "t/t1", "ns/fork", "x rayon", "cpu ms"];
+const TIMES: [&str; 7] = ["", "workers", "wall ms", "t/serial", "t/rayon", "t/t1", "cpu ms"];
+const FORKS: [&str; 5] = ["on one worker", "ns/fork", "x rayon", "CPU ns/fork", "x rayon"];
 
 /// One workload.
 pub fn table(o: &Outcome) -> String {
     let mut text = String::new();
     let forks = grouped(o.spawns as f64);
     let _ = writeln!(text, "\n{} [{}; {}, {forks} forks]", o.case.title, o.case.id, o.size);
-    let mut lines = vec![HEADS.map(str::to_string).to_vec()];
-    let serial = (Contender::Serial, 1);
-    for &line in std::iter::once(&serial).chain(&o.lines) {
-        let (who, workers) = line;
-        let cell = |s: Option<Summary>| s.map_or(String::new(), |s| spread(&s));
-        let ms = |values: Vec<(usize, f64)>| cell(summary(&values).map(|s| s.scaled(1e-6)));
-        let mut cells = vec![who.name().to_string(), workers.to_string(), ms(o.wall(line))];
-        if who == Contender::Serial {
-            cells.extend(std::iter::repeat_n(String::new(), 5));
-        } else {
-            cells.extend([
-                cell(o.over_serial(line)),
-                cell(o.over_rayon(line)),
-                cell(o.over_one(line)),
-                cell(summary(&o.ns_per_spawn(line))),
-                cell(o.spawn_over_rayon(line)),
-            ]);
-        }
-        cells.push(ms(o.cpu(line)));
-        lines.push(cells);
-    }
-    text.push_str(&columns(&lines));
+    text.push_str(&columns(&times(o)));
+    text.push_str(&columns(&forks_of(o)));
     for &line in o.lines.iter().filter(|line| line.1 > 1) {
         if let Some(counters) = o.counters(line) {
             let _ = writeln!(text, "  → {}, {} workers: {}", line.0.name(), line.1, steals(counters));
@@ -58,6 +38,44 @@ pub fn table(o: &Outcome) -> String {
         let _ = writeln!(text, "  FAILED: {why}");
     }
     text
+}
+
+fn cell(s: Option<Summary>) -> String {
+    s.map_or(String::new(), |s| spread(&s))
+}
+
+fn times(o: &Outcome) -> Vec<Vec<String>> {
+    let ms = |values: Values| cell(summary(&values).map(|s| s.scaled(1e-6)));
+    let mut lines = vec![TIMES.map(String::from).to_vec()];
+    for &line in [(Contender::Serial, 1)].iter().chain(&o.lines) {
+        let (who, workers) = line;
+        let ratios = match who {
+            Contender::Serial => [const { String::new() }; 3],
+            _ => [o.over_serial(line), o.over_rayon(line), o.over_one(line)].map(cell),
+        };
+        let mut cells = vec![who.name().to_string(), workers.to_string(), ms(o.wall(line))];
+        cells.extend(ratios);
+        cells.push(ms(o.cpu(line)));
+        lines.push(cells);
+    }
+    lines
+}
+
+/// Nothing if one worker was not measured, or there are too few forks.
+fn forks_of(o: &Outcome) -> Vec<Vec<String>> {
+    let mut lines = Vec::new();
+    for &(who, _) in o.lines.iter().filter(|line| line.1 == 1) {
+        let clocks = [Clock::Wall, Clock::Cpu];
+        let cells = clocks
+            .map(|clock| [summary(&o.ns_per_fork(who, clock)), o.fork_over_rayon(who, clock)].map(cell));
+        if cells.iter().flatten().any(|cell| !cell.is_empty()) {
+            lines.push([who.name().to_string()].into_iter().chain(cells.into_iter().flatten()).collect());
+        }
+    }
+    if !lines.is_empty() {
+        lines.insert(0, FORKS.map(String::from).to_vec());
+    }
+    lines
 }
 
 /// Interrupts per successful steal, all rounds together.
