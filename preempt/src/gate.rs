@@ -12,6 +12,7 @@
 //! | `lo`, `hi` | creation | handler: an interrupted RSP in between leaves room for a frame. `lo > hi`: never inject, ask at checkpoints |
 //! | `requested` | handler | checkpoints |
 //! | `uiret` | creation | the stub: it returns by UIRET, not by the software's |
+//! | `words` | the scheduler's own, see [`Word`] | the same |
 //!
 //! All accesses come from one thread at a time (the handler runs on the same thread), so relaxed order with compiler fences is enough.
 
@@ -35,11 +36,15 @@ pub struct Gate {
     pub(crate) hi: AtomicUsize,
     pub(crate) requested: AtomicU32,
     pub(crate) uiret: AtomicU32,
+    words: [AtomicUsize; 2],
 }
 
 const _: () =
     assert!(offset_of!(Gate, depth) == 0 && offset_of!(Gate, pending) == 4, "the stub knows these offsets");
-const _: () = assert!(size_of::<Gate>() == 64);
+const _: () = assert!(offset_of!(Gate, words) == WORDS && size_of::<Gate>() == 64);
+
+/// Where the scheduler's words lie in the gate.
+const WORDS: usize = 48;
 
 // Initial-exec, so that it works in a cdylib; in an executable the linker turns the GOT load into a constant.
 global_asm!(
@@ -73,6 +78,37 @@ pub fn gate() -> &'static Gate {
     unsafe {
         asm!("mov {a}, fs:[0]", "add {a}, [rip + unyield_gate@gottpoff]", a = out(reg) address, options(nostack, pure, nomem));
         &*address
+    }
+}
+
+/// One of the two words (0 and 1) that the scheduler keeps with each identity, for its own hottest path. Both are 0 on a thread that nobody has given a value.
+#[derive(Debug)]
+pub struct Word<const N: usize>;
+
+impl<const N: usize> Word<N> {
+    /// The running identity's value: one load.
+    #[inline(always)]
+    pub fn get() -> usize {
+        let value;
+        // SAFETY: loads a word of our own TLS. Memory is clobbered: nothing is moved across, as with an atomic between two compiler fences.
+        unsafe {
+            asm!("mov {v}, [rip + unyield_gate@gottpoff]", "mov {v}, qword ptr fs:[{v} + {at}]",
+                 v = out(reg) value, at = const WORDS + 8 * N, options(nostack, preserves_flags))
+        }
+        value
+    }
+
+    /// Gives it a value: one store, which no access to memory is moved across by the compiler.
+    ///
+    /// # Safety
+    /// The value means to the scheduler what it says.
+    #[inline(always)]
+    pub unsafe fn set(value: usize) {
+        // SAFETY: stores to a word of our own TLS, which nobody but the scheduler uses.
+        unsafe {
+            asm!("mov {o}, [rip + unyield_gate@gottpoff]", "mov qword ptr fs:[{o} + {at}], {v}",
+                 o = out(reg) _, v = in(reg) value, at = const WORDS + 8 * N, options(nostack, preserves_flags))
+        }
     }
 }
 
@@ -143,6 +179,12 @@ impl Gate {
     #[inline(always)]
     pub unsafe fn set_owner(&self, owner: *mut ()) {
         self.owner.store(owner, Relaxed);
+    }
+
+    /// The scheduler's words of this identity, whoever runs it: see [`Word`].
+    #[inline(always)]
+    pub fn words(&self) -> &[AtomicUsize; 2] {
+        &self.words
     }
 
     /// Closes the gate of an identity at a depth of 1 and sets the bounds of its stack: an RSP below `stack_low` plus the room that a frame

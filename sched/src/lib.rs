@@ -25,6 +25,7 @@ pub mod fiber;
 mod identity;
 mod lock;
 mod observe;
+pub mod par;
 mod park;
 pub mod preempt;
 pub mod runtime;
@@ -43,5 +44,6 @@ pub mod metrics {
 }
 
 pub use fiber::{JoinError, JoinHandle, checkpoint, park, scope, sleep, spawn, yield_now};
+pub use par::join;
 pub use preempt::{CriticalSection, critical};
 pub use runtime::{Handle, Runtime};

@@ -86,6 +86,23 @@ impl Waiter {
         self.wait(None, false);
     }
 
+    /// For a wait that lends the caller's stack, also inside a critical section: there it blocks the OS thread. `register` makes the waiter known to who will call
+    /// [`Waiter::hand_over`]; false: there is nothing to wait for any more.
+    pub(crate) fn with_lent(register: impl FnOnce(&Waiter) -> bool) {
+        if in_critical_section() {
+            let own = Waiter::new(null());
+            if register(&own) {
+                own.block_thread(None);
+            }
+            return;
+        }
+        Waiter::with(|waiter| {
+            if register(waiter) {
+                waiter.wait(None, false);
+            }
+        });
+    }
+
     fn wait(&self, deadline: Option<u64>, cancellable: bool) -> Outcome {
         if self.task.is_null() || !crate::runtime::fork::alive() {
             return self.block_thread(deadline);
@@ -185,6 +202,24 @@ impl Waiter {
         let word = state.word();
         if state.notify() {
             make_runnable(task, word);
+        }
+    }
+
+    /// As [`Waiter::notify`], by a fiber that is about to end: the waiter's fiber goes on next, here.
+    ///
+    /// # Safety
+    /// As for [`Waiter::notify`].
+    pub(crate) unsafe fn hand_over(waiter: *const Waiter) {
+        // SAFETY: as in `notify`.
+        let (state, task) = unsafe { (&(*waiter).state, (*waiter).task) };
+        let word = state.word();
+        if state.notify() {
+            if task.is_null() || !crate::runtime::fork::alive() {
+                make_runnable(task, word);
+            } else {
+                // SAFETY: as in `make_runnable`.
+                unsafe { enqueue::next(&*task) }
+            }
         }
     }
 

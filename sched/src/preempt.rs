@@ -63,6 +63,17 @@ pub enum Preemption {
     Off,
 }
 
+/// How the unstarted halves of fork-joins ([`par`](crate::par)) become known to idle workers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Stealing {
+    /// When a thief asks, by an interrupt: forking costs a few plain instructions. Needs fibers with thread identities of their own.
+    #[default]
+    Lazy,
+    /// At once, in a deque that thieves take from by themselves (Chase–Lev): forking costs a fence. The 64 oldest halves of a fiber are exposed.
+    Eager,
+}
+
 /// Which CPUs workers are bound to.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]

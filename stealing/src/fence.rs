@@ -10,7 +10,7 @@
 //! thread).
 
 #[cfg(not(loom))]
-pub use real::{heavy, light, register};
+pub use real::{assumed, heavy, is_asymmetric, light, register};
 
 #[cfg(not(loom))]
 mod real {
@@ -51,6 +51,17 @@ mod real {
         }
     }
 
+    /// The cheap side where nobody uses the other one unless [`is_asymmetric`]: no instruction at all.
+    #[inline(always)]
+    pub fn assumed() {
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// True if the kernel's barrier is in use.
+    pub fn is_asymmetric() -> bool {
+        KERNEL.load(Ordering::Relaxed)
+    }
+
     /// The dear side. errno is clobbered.
     #[cold]
     pub fn heavy() {
@@ -63,7 +74,7 @@ mod real {
 }
 
 #[cfg(loom)]
-pub use model::{heavy, light, register};
+pub use model::{assumed, heavy, is_asymmetric, light, register};
 
 #[cfg(loom)]
 mod model {
@@ -77,6 +88,16 @@ mod model {
     /// What the pair amounts to.
     pub fn light() {
         fence(Ordering::SeqCst);
+    }
+
+    /// What the pair amounts to.
+    pub fn assumed() {
+        fence(Ordering::SeqCst);
+    }
+
+    /// It is.
+    pub fn is_asymmetric() -> bool {
+        true
     }
 
     /// What the pair amounts to.

@@ -2,7 +2,9 @@
 //!
 //! What is here: intrusive lists ([`List`]), a spinlock ([`SpinLock`]), the queue that every worker can reach
 //! ([`Injector`]), the queues of one worker ([`RunQueue`]), who sleeps and who wakes whom ([`Idle`]), the switch
-//! between a ticking and a sleeping timer ([`Armed`]) and the asymmetric fence under it ([`fence`]).
+//! between a ticking and a sleeping timer ([`Armed`]) and the asymmetric fence under it ([`fence`]); for fork-join the deque whose
+//! owner needs no fence ([`lazy`]), the one whose thieves need no help ([`Ring`]), and what thieves and victims say to each other ([`Mailbox`], [`Looks`],
+//! [`victim`]).
 //!
 //! What is not here: threads, fibers, stacks, assembly, any policy that needs to know what an item is. Items are
 //! `NonNull<T>` with a link inside ([`Link`]); whoever owns them keeps them alive while they are queued.
@@ -29,21 +31,28 @@ pub mod fence;
 mod futex;
 pub mod idle;
 pub mod injector;
+pub mod lazy;
 pub mod list;
+pub mod looks;
+pub mod mailbox;
 #[cfg(all(test, loom))]
 mod models;
 mod next;
-mod ring;
+pub mod ring;
 pub mod spin;
 mod sync;
 #[cfg(all(test, not(loom)))]
 mod testing;
+pub mod victim;
 
 pub use armed::Armed;
 pub use deque::RunQueue;
 pub use idle::{Idle, Ticket};
 pub use injector::Injector;
 pub use list::{Link, List};
+pub use looks::Looks;
+pub use mailbox::{Answer, Mailbox};
+pub use ring::Ring;
 pub use spin::{SpinLock, SpinLockGuard};
 
 /// True when this build carries the deliberate error `$name`: `RUSTFLAGS='--cfg unyield_mutant="name"'`.

@@ -1,6 +1,6 @@
 //! A ring of fixed size that its owner fills, and empties at either end, and thieves take the oldest item of.
 //!
-//! For: the two hot queues of a worker. Not for: more items than fit; the owner is told and queues them elsewhere. It
+//! For: the two hot queues of a worker, and the forks of a fiber that exposes them at once. Not for: more items than fit; the owner is told and queues them elsewhere. It
 //! is the deque of Chase and Lev, in the C11 form of Lê and others ("Correct and Efficient Work-Stealing for Weak Memory
 //! Models", PPoPP 2013), without the part that makes it difficult: as the ring never grows, no buffer is ever replaced,
 //! so there is nothing to reclaim. No call allocates, frees or looks at thread-local data: thieves, too, may run on any
@@ -33,7 +33,6 @@ use core::ptr::{self, NonNull};
 
 use crossbeam_utils::CachePadded;
 
-use crate::list::Link;
 use crate::mutant;
 use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
@@ -49,22 +48,28 @@ pub(crate) const ROOM: usize = 2;
 const ATTEMPTS: usize = 4;
 
 /// See the module's header.
-pub(crate) struct Ring<T: Link> {
+pub struct Ring<T> {
     front: CachePadded<AtomicU64>,
     back: CachePadded<AtomicU64>,
     slots: [AtomicPtr<T>; ROOM],
     marker: PhantomData<NonNull<T>>,
 }
 
-// SAFETY: a ring moves pointers to items from thread to thread, which `Link` allows; all its fields are atomic, and what
+// SAFETY: a ring moves pointers to items from thread to thread, which the contract of `push` allows; all its fields are atomic, and what
 // only the owner may do is in unsafe methods.
-unsafe impl<T: Link> Sync for Ring<T> {}
+unsafe impl<T> Sync for Ring<T> {}
 // SAFETY: as above.
-unsafe impl<T: Link> Send for Ring<T> {}
+unsafe impl<T> Send for Ring<T> {}
 
-impl<T: Link> Ring<T> {
+impl<T> Default for Ring<T> {
+    fn default() -> Self {
+        Ring::new()
+    }
+}
+
+impl<T> Ring<T> {
     /// An empty ring.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Ring {
             front: CachePadded::new(AtomicU64::new(0)),
             back: CachePadded::new(AtomicU64::new(0)),
@@ -81,9 +86,10 @@ impl<T: Link> Ring<T> {
     /// Adds an item, or gives it back if the ring is full.
     ///
     /// # Safety
-    /// The caller is the owner, masked. The item is live until it is taken out, and is in no other queue.
+    /// The caller is the owner: one thread, or one fiber on whichever thread it runs. The item is live until it is taken out, is in no other queue, and may be used by
+    /// whichever thread takes it.
     #[inline]
-    pub(crate) unsafe fn push(&self, item: NonNull<T>) -> Result<(), NonNull<T>> {
+    pub unsafe fn push(&self, item: NonNull<T>) -> Result<(), NonNull<T>> {
         // Relaxed: only this thread writes it.
         let back = self.back.load(Ordering::Relaxed);
         // Acquire pairs with the release of the swap that took the item which was in this slot: that thief has read it.
@@ -102,9 +108,9 @@ impl<T: Link> Ring<T> {
     /// Takes the newest item out.
     ///
     /// # Safety
-    /// The caller is the owner, masked.
+    /// The caller is the owner, see [`push`](Self::push).
     #[inline]
-    pub(crate) unsafe fn pop_newest(&self) -> Option<NonNull<T>> {
+    pub unsafe fn pop_newest(&self) -> Option<NonNull<T>> {
         let back = self.back.load(Ordering::Relaxed);
         // Relaxed: if it is out of date, there are fewer items than it says, and what follows finds out.
         if self.front.load(Ordering::Relaxed) == back {
@@ -138,9 +144,9 @@ impl<T: Link> Ring<T> {
     /// Takes the oldest item out.
     ///
     /// # Safety
-    /// The caller is the owner, masked.
+    /// The caller is the owner, see [`push`](Self::push).
     #[inline]
-    pub(crate) unsafe fn pop_oldest(&self) -> Option<NonNull<T>> {
+    pub unsafe fn pop_oldest(&self) -> Option<NonNull<T>> {
         let back = self.back.load(Ordering::Relaxed);
         // Each failure means that a thief has taken an item, and only this thread adds any: at most `ROOM` rounds.
         loop {
@@ -159,7 +165,7 @@ impl<T: Link> Ring<T> {
     /// Takes the oldest item out. Any thread, on any identity. `None` although there were some: other thieves were
     /// faster, several times.
     #[inline]
-    pub(crate) fn steal(&self) -> Option<NonNull<T>> {
+    pub fn steal(&self) -> Option<NonNull<T>> {
         if self.is_empty() {
             return None;
         }
@@ -197,7 +203,7 @@ impl<T: Link> Ring<T> {
 
     /// Number of items, perhaps out of date. Anywhere.
     #[inline]
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         // `front` first: it does not go down, so a difference of 0 or less means that the ring was empty when `back` was
         // read, or that its owner was about to take the last item. Acquire keeps the order.
         let front = self.front.load(Ordering::Acquire);
@@ -207,12 +213,12 @@ impl<T: Link> Ring<T> {
 
     /// True if there were no items. Anywhere.
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-impl<T: Link> fmt::Debug for Ring<T> {
+impl<T> fmt::Debug for Ring<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring").field("len", &self.len()).finish_non_exhaustive()
     }

@@ -10,6 +10,7 @@
 pub(crate) mod block_on;
 pub(crate) mod builder;
 pub(crate) mod cancel;
+pub(crate) mod helper;
 pub(crate) mod join;
 mod join_state;
 pub(crate) mod local;

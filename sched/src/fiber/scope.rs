@@ -52,7 +52,17 @@ impl ScopeData {
         }
     }
 
-    fn wait(&self) {
+    /// One more fiber: from here on nothing unwinds without [`ScopeData::ended`].
+    pub(crate) fn begin(&self) {
+        self.count.lock().running += 1;
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.count.lock().running
+    }
+
+    /// Waits until all have ended.
+    pub(crate) fn wait(&self) {
         Waiter::with(|waiter| {
             {
                 let mut count = self.count.lock();
@@ -75,7 +85,7 @@ pub struct Scope<'scope, 'env: 'scope> {
 
 impl fmt::Debug for Scope<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scope").field("running", &self.data.count.lock().running).finish_non_exhaustive()
+        f.debug_struct("Scope").field("running", &self.data.running()).finish_non_exhaustive()
     }
 }
 
@@ -126,8 +136,7 @@ impl<'scope> Scope<'scope, '_> {
     {
         let spawned_at = Location::caller();
         let handle = Shared::with_current(|runtime| {
-            // From here on nothing unwinds without `complete`, which counts down again.
-            self.data.count.lock().running += 1;
+            self.data.begin();
             let scope = Some(self.data.clone());
             // SAFETY: the caller's runtime, or the global one: alive.
             let stack_size = unsafe { runtime.as_ref() }.stack_size;

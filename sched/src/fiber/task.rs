@@ -33,11 +33,11 @@ pub(crate) type Payload = Box<dyn Any + Send>;
 
 /// What the operations on a task need to know of its closure's and result's types.
 pub(crate) struct VTable {
-    run: unsafe fn(NonNull<Task>),
-    take: unsafe fn(NonNull<Task>, *mut ()),
-    discard: unsafe fn(NonNull<Task>) -> Option<Payload>,
-    fail: unsafe fn(NonNull<Task>, Payload),
-    free: unsafe fn(NonNull<Task>),
+    pub(super) run: unsafe fn(NonNull<Task>),
+    pub(super) take: unsafe fn(NonNull<Task>, *mut ()),
+    pub(super) discard: unsafe fn(NonNull<Task>) -> Option<Payload>,
+    pub(super) fail: unsafe fn(NonNull<Task>, Payload),
+    pub(super) free: unsafe fn(NonNull<Task>),
 }
 
 const CANCELLED: u32 = 1;
@@ -102,31 +102,15 @@ impl Task {
         F: FnOnce() -> T + Send,
         T: Send,
     {
+        let vtable = &VTable {
+            run: run::<F, T>,
+            take: take::<F, T>,
+            discard: discard::<F, T>,
+            fail: fail::<F, T>,
+            free: free::<F, T>,
+        };
         let cell = Box::into_raw(Box::new(TaskCell::<F, T> {
-            task: Task {
-                head: Runnable::new(Kind::Task),
-                vtable: &VTable {
-                    run: run::<F, T>,
-                    take: take::<F, T>,
-                    discard: discard::<F, T>,
-                    fail: fail::<F, T>,
-                    free: free::<F, T>,
-                },
-                refs: AtomicUsize::new(2),
-                join: JoinState::new(),
-                identity: AtomicPtr::new(null_mut()),
-                runtime,
-                flags: AtomicU32::new(0),
-                park: Lock::new(Park::default()),
-                waiter: Waiter::new(std::ptr::null()),
-                waker: Lock::new(None),
-                id: FiberId::next(),
-                stack_size: spec.stack_size,
-                spawned_at: spec.spawned_at,
-                name: spec.name,
-                locals: UnsafeCell::new(Locals::default()),
-                scope: spec.scope,
-            },
+            task: Task::new(runtime, vtable, 2, spec),
             stage: UnsafeCell::new(Stage::Ready(f)),
         }));
         // SAFETY: just allocated; the waiter's back pointer needs the final address.
@@ -135,6 +119,39 @@ impl Task {
             (*cell).task.waiter = Waiter::new(task.as_ptr());
             task
         }
+    }
+
+    /// Everything but the waiter's back pointer.
+    #[inline(always)]
+    pub(super) fn new(runtime: NonNull<Shared>, vtable: &'static VTable, refs: usize, spec: Spec) -> Task {
+        Task {
+            head: Runnable::new(Kind::Task),
+            vtable,
+            refs: AtomicUsize::new(refs),
+            join: JoinState::new(),
+            identity: AtomicPtr::new(null_mut()),
+            runtime,
+            flags: AtomicU32::new(0),
+            park: Lock::new(Park::default()),
+            waiter: Waiter::new(std::ptr::null()),
+            waker: Lock::new(None),
+            id: FiberId::next(),
+            stack_size: spec.stack_size,
+            spawned_at: spec.spawned_at,
+            name: spec.name,
+            locals: UnsafeCell::new(Locals::default()),
+            scope: spec.scope,
+        }
+    }
+
+    /// True if only the caller has a reference, and it is a task of this kind.
+    pub(super) fn is_only(&self, vtable: &VTable) -> bool {
+        // Acquire pairs with the releases of the others.
+        std::ptr::eq(self.vtable, vtable) && self.refs.load(Acquire) == 1
+    }
+
+    pub(super) fn is_a(&self, vtable: &VTable) -> bool {
+        std::ptr::eq(self.vtable, vtable)
     }
 
     pub(crate) fn runtime(&self) -> &Shared {
@@ -175,7 +192,7 @@ impl Task {
     }
 
     /// The result is in place: tell whoever waits. Unmasked, on the fiber.
-    unsafe fn complete(this: NonNull<Task>) {
+    pub(super) unsafe fn complete(this: NonNull<Task>) {
         // SAFETY: our reference is still held.
         let task = unsafe { this.as_ref() };
         // Last, and whatever happens: the scope's borrows end with it.
@@ -322,6 +339,12 @@ impl Task {
         }
     }
 
+    /// It never had a handle.
+    pub(super) fn detach_unseen(&self) {
+        let left = self.join.detach();
+        debug_assert!(left == Left::InTime, "nobody knows it yet");
+    }
+
     /// Registers `waker` to be woken at the end. True: it is done already.
     pub(crate) fn poll_done(&self, waker: &Waker) -> bool {
         if self.is_done() {
@@ -431,6 +454,27 @@ pub(crate) fn current() -> Option<&'static Task> {
     unsafe { owner.as_ref() }
 }
 
+/// Drops the per-task values of the running fiber before its result is seen; a panic of theirs becomes the result.
+///
+/// # Safety
+/// `task` is the running fiber's.
+pub(crate) unsafe fn clear_locals<T>(task: &Task, result: Result<T, Payload>) -> Result<T, Payload> {
+    // SAFETY: the list is the running fiber's own.
+    match (result, unsafe { Locals::clear(task.locals.get()) }) {
+        (result, None) => result,
+        (Ok(value), Some(panic)) => {
+            if let Some(another) = contain(|| drop(value)) {
+                dispose(another);
+            }
+            Err(panic)
+        }
+        (Err(first), Some(another)) => {
+            dispose(another);
+            Err(first)
+        }
+    }
+}
+
 unsafe fn run<F: FnOnce() -> T, T>(this: NonNull<Task>) {
     let cell = this.cast::<TaskCell<F, T>>();
     // SAFETY: the running fiber owns the stage until `complete`.
@@ -445,20 +489,7 @@ unsafe fn run<F: FnOnce() -> T, T>(this: NonNull<Task>) {
         } else {
             catch_unwind(AssertUnwindSafe(f))
         };
-        // Per-task values go before the result is seen.
-        let result = match (result, Locals::clear(task.locals.get())) {
-            (result, None) => result,
-            (Ok(value), Some(panic)) => {
-                if let Some(another) = contain(|| drop(value)) {
-                    dispose(another);
-                }
-                Err(panic)
-            }
-            (Err(first), Some(another)) => {
-                dispose(another);
-                Err(first)
-            }
-        };
+        let result = clear_locals(task, result);
         if !crate::runtime::fork::alive() {
             crate::runtime::fork::end_child(result.is_err());
         }

@@ -9,10 +9,13 @@
 
 use super::Identity;
 use super::stack::Stack;
+use crate::fiber::task::Task;
+use crate::par::forks::Forks;
+use crate::preempt::Stealing;
 use crate::switch::{self, SavedContext};
 use crate::worker::resume;
 use std::io;
-use std::ptr::null_mut;
+use std::ptr::{NonNull, null_mut};
 use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicU32,
@@ -71,10 +74,10 @@ pub(crate) fn tid_offset() -> Option<usize> {
 }
 
 /// Makes an identity with a stack of `size` bytes. 14–21 µs.
-pub(crate) fn create(size: usize) -> io::Result<&'static Identity> {
+pub(crate) fn create(size: usize, stealing: Stealing) -> io::Result<&'static Identity> {
     let stack = Stack::map(size)?;
     let (low, top) = (stack.low(), stack.top());
-    let identity: &'static Identity = Box::leak(Box::new(Identity::new(stack)));
+    let identity: &'static Identity = Box::leak(Box::new(Identity::new(stack, Forks::new(stealing))));
     // SAFETY: the attribute describes our own stack, which outlives the thread; `donor` keeps pthread's contract. On failure nobody else knows the identity.
     unsafe {
         let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
@@ -105,7 +108,7 @@ pub(crate) fn create_shared(size: usize) -> io::Result<&'static Identity> {
     let stack = Stack::map(size)?;
     // SAFETY: a fresh stack of our own.
     let context = unsafe { switch::new_context(stack.low(), stack.top(), resume::shared_entry) };
-    let identity = Box::leak(Box::new(Identity::new(stack)));
+    let identity = Box::leak(Box::new(Identity::new(stack, Forks::new(Stealing::Eager))));
     identity.context = context;
     Ok(identity)
 }
@@ -120,6 +123,7 @@ extern "C" fn donor(argument: *mut libc::c_void) -> *mut libc::c_void {
         let gate = gate();
         gate.prepare(identity.stack.low(), identity.stack.top());
         identity.gate.set(gate);
+        identity.begin_forks();
         insn::unregister_rseq(fs);
         identity.tid.set((fs + tid_offset().unwrap_or(0)) as *mut u32);
         // A ghost must not take signals: it has no kernel task. This task blocks them all for its last microseconds.
@@ -141,6 +145,10 @@ extern "C" fn donor(argument: *mut libc::c_void) -> *mut libc::c_void {
 /// Nobody else knows the identity any more.
 pub(crate) unsafe fn retire(identity: &'static Identity) {
     identity.retire.set(true);
+    if let Some(helper) = NonNull::new(identity.helper.replace(null_mut())) {
+        // SAFETY: in reserve, so the reference is the identity's.
+        unsafe { Task::release(helper) };
+    }
     let free = identity as *const Identity as *mut Identity;
     if identity.is_shared() {
         // SAFETY: a shared identity is only a stack with a context on it that is never resumed.

@@ -8,6 +8,8 @@
 //! | `context` | whoever is switched to after this identity left | who resumes it |
 //! | `fs`, `gate`, `stack`, `tid`, `pthread` | creation | anybody |
 //! | `task` | the identity itself, between tasks; who binds the first task | the identity; the registry's walk |
+//! | `forks` | see `par::forks` | |
+//! | `helper` | creation; the identity itself; who gives it a stolen half | the same |
 //! | `link`, `last_worker`, `frame`, `call` | who owns it: its worker while it runs, its queue while it waits | the same |
 
 pub(crate) mod ghost;
@@ -16,6 +18,7 @@ pub(crate) mod service;
 pub(crate) mod stack;
 
 use crate::fiber::task::Task;
+use crate::par::forks::Forks;
 use crate::switch::SavedContext;
 use crate::worker::Worker;
 use crate::worker::runnable::{Kind, Runnable};
@@ -56,6 +59,10 @@ pub(crate) struct Identity {
     pub(crate) next_free: Cell<*const Identity>,
     /// Whom to switch to when this one rests.
     pub(crate) next_up: Cell<Option<NonNull<Identity>>>,
+    /// What its fork-joins have exposed.
+    pub(crate) forks: Forks,
+    /// The task that it runs stolen halves as, while it runs none.
+    pub(crate) helper: Cell<*mut Task>,
 }
 
 // SAFETY: handed from thread to thread through queues; each field has one accessor at a time as the table says.
@@ -64,7 +71,7 @@ unsafe impl Send for Identity {}
 unsafe impl Sync for Identity {}
 
 impl Identity {
-    fn new(stack: Stack) -> Identity {
+    fn new(stack: Stack, forks: Forks) -> Identity {
         Identity {
             head: Runnable::new(Kind::Identity),
             context: SavedContext::empty(),
@@ -84,6 +91,8 @@ impl Identity {
             os_locks: Cell::new(0),
             next_free: Cell::new(null()),
             next_up: Cell::new(None),
+            forks,
+            helper: Cell::new(null_mut()),
         }
     }
 

@@ -4,6 +4,7 @@
 //! Masked code asks by a word in memory and a futex wake; the threads look at all there is to do each time they are woken.
 
 use super::{Identity, ghost};
+use crate::fiber::helper;
 use crate::fiber::task::Task;
 use crate::lock::Lock;
 use crate::runtime::Shared;
@@ -12,6 +13,7 @@ use std::cell::Cell;
 use std::ptr::{NonNull, null};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32};
+use unyield_stealing::Looks;
 
 /// A word that threads sleep on until it changes.
 #[derive(Default)]
@@ -178,6 +180,8 @@ impl Service {
     pub(crate) fn retire_loop(runtime: &Shared) {
         let retire = |identity: &'static Identity| {
             runtime.pool.unregister(identity);
+            // A thief may have seen it run on some worker and look at what it has exposed.
+            Looks::wait(runtime.lookers());
             // SAFETY: at rest, out of every list.
             unsafe { ghost::retire(identity) };
         };
@@ -265,11 +269,12 @@ pub(crate) fn make(runtime: &Shared, size: usize) -> std::io::Result<&'static Id
     let identity = if runtime.shares_identities() {
         ghost::create_shared(size)?
     } else {
-        let identity = ghost::create(size)?;
+        let identity = ghost::create(size, runtime.stealing)?;
         // SAFETY: its kernel task has ended; nobody else knows it yet.
         unsafe { (*identity.gate.get()).return_by_uiret(runtime.mechanism.has_uif()) };
         identity
     };
+    identity.helper.set(helper::create(NonNull::from(runtime), size).as_ptr());
     runtime.pool.register(identity);
     Ok(identity)
 }

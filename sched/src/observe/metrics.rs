@@ -1,6 +1,8 @@
 //! Numbers of a running runtime, one method each. Reading never stops a worker: the figures are read one after the other, each as it is then.
 
 use crate::runtime::Handle;
+use crate::worker::Counters;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use unyield_preempt::tick;
@@ -52,6 +54,35 @@ impl RuntimeMetrics {
     /// Spare workers that stand in for stuck ones at the moment.
     pub fn num_spares(&self) -> usize {
         self.handle.shared().spares.num_awake()
+    }
+
+    /// Interrupts that idle workers have sent to be handed halves of fork-joins, all workers together.
+    pub fn steal_requests(&self) -> u64 {
+        self.sum(|counters| &counters.fork_requests)
+    }
+
+    /// Halves of fork-joins that were run elsewhere than where they were forked.
+    pub fn forks_stolen(&self) -> u64 {
+        self.sum(|counters| &counters.forks_stolen)
+    }
+
+    /// … of these, halves that the thief took by itself: with `Stealing::Eager`, or from a victim that did not answer in time.
+    pub fn forks_taken_remotely(&self) -> u64 {
+        self.sum(|counters| &counters.forks_taken_remotely)
+    }
+
+    /// Requests that came too late: the victim had nothing left.
+    pub fn steals_refused(&self) -> u64 {
+        self.sum(|counters| &counters.fork_refusals)
+    }
+
+    /// Requests that were taken back, because the victim did not answer in time.
+    pub fn steals_withdrawn(&self) -> u64 {
+        self.sum(|counters| &counters.fork_withdrawals)
+    }
+
+    fn sum(&self, of: fn(&Counters) -> &AtomicU64) -> u64 {
+        self.handle.shared().slots().map(|worker| of(&worker.counters).load(Relaxed)).sum()
     }
 
     /// Ticks that the timer thread has sent, all workers together.

@@ -1,11 +1,13 @@
 //! Starting a runtime.
 
+use super::watch::Watch;
 use super::{GLOBAL, Handle, PanicHandler, Runtime, Shared, WorkerHook, fault, fork, timer};
 use crate::identity::pool::Pool;
 use crate::identity::service::{self, Service};
 use crate::identity::{ghost, stack};
 use crate::observe::report;
-use crate::preempt::{Masking, Mechanism, Pinning, Preemption};
+use crate::par::exposed::Exposed;
+use crate::preempt::{Masking, Mechanism, Pinning, Preemption, Stealing};
 use crate::time::timers::Timers;
 use crate::worker::carrier::Carriers;
 use crate::worker::spare::Spares;
@@ -60,7 +62,7 @@ impl From<io::Error> for BuildError {
 
 /// Settings, by value. Defaults: as many workers as the machine has parallelism, `Mechanism::Auto`, `Preemption::Anywhere` where it is possible (see
 /// [`Builder::preemption`]), a quantum of 1 ms (50 µs with User
-/// Interrupts),
+/// Interrupts), `Stealing::Lazy`,
 /// 256 KiB stacks (virtual), SIGURG, 512 carriers at most, 10 s for shutdown.
 #[must_use = "a builder does nothing until build is called"]
 pub struct Builder {
@@ -72,6 +74,7 @@ pub struct Builder {
     mechanism: Mechanism,
     masking: Masking,
     preemption: Option<Preemption>,
+    stealing: Stealing,
     signal: i32,
     max_carriers: usize,
     shutdown_timeout: Duration,
@@ -92,6 +95,7 @@ impl Default for Builder {
             mechanism: Mechanism::default(),
             masking: Masking::default(),
             preemption: None,
+            stealing: Stealing::default(),
             signal: signal::DEFAULT_SIGNAL,
             max_carriers: 512,
             shutdown_timeout: Duration::from_secs(10),
@@ -164,6 +168,13 @@ impl Builder {
     /// where it is impossible, [`Builder::build`] fails.
     pub fn preemption(mut self, p: Preemption) -> Self {
         self.preemption = Some(p);
+        self
+    }
+
+    /// How the halves of fork-joins become known to idle workers. With `Preemption::AtCheckpoints` it is [`Stealing::Eager`] in any case: lazy stealing needs
+    /// fibers with thread identities. [`Handle::stealing`] tells which.
+    pub fn stealing(mut self, s: Stealing) -> Self {
+        self.stealing = s;
         self
     }
 
@@ -338,6 +349,9 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
         stack_size: settings.stack_size,
         quantum_ns: settings.quantum.unwrap_or_else(|| default_quantum(mechanism)).as_nanos() as u64,
         preemption,
+        stealing: if preemption == Preemption::AtCheckpoints { Stealing::Eager } else { settings.stealing },
+        exposed: Exposed::new(),
+        watch: Watch::new(),
         mechanism,
         signal: settings.signal,
         signal_mask: unyield_preempt::arch::insn::signal_mask(),

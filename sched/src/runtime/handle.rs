@@ -3,7 +3,7 @@
 use super::{GLOBAL, Runtime, Shared, fork};
 use crate::fiber::{JoinHandle, builder, task};
 use crate::observe::metrics::RuntimeMetrics;
-use crate::preempt::{Mechanism, Preemption};
+use crate::preempt::{Mechanism, Preemption, Stealing};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -84,6 +84,11 @@ impl Handle {
     /// Where its fibers are preempted: what [`Builder::preemption`](crate::runtime::Builder::preemption) asked for, or what is possible here if nothing was asked for.
     pub fn preemption(&self) -> Preemption {
         self.shared.preemption
+    }
+
+    /// How the halves of fork-joins become known to idle workers here.
+    pub fn stealing(&self) -> Stealing {
+        self.shared.stealing
     }
 
     /// How interrupts are delivered.

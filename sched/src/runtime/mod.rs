@@ -10,6 +10,7 @@ pub(crate) mod handle;
 pub(crate) mod shutdown;
 pub(crate) mod stuck;
 pub(crate) mod timer;
+pub(crate) mod watch;
 
 pub use builder::{BuildError, Builder};
 pub use handle::Handle;
@@ -18,7 +19,8 @@ use crate::fiber::task::{self, Payload, Spec, Task};
 use crate::fiber::{JoinError, JoinHandle, builder as spawn};
 use crate::identity::pool::Pool;
 use crate::identity::service::Service;
-use crate::preempt::Preemption;
+use crate::par::exposed::Exposed;
+use crate::preempt::{Preemption, Stealing};
 use crate::time::timers::Timers;
 use crate::worker::Worker;
 use crate::worker::carrier::Carriers;
@@ -32,7 +34,8 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 use unyield_preempt::Mechanism;
-use unyield_stealing::{Armed, Idle, Injector};
+use unyield_stealing::{Armed, Idle, Injector, Looks};
+use watch::Watch;
 
 type PanicHandler = Box<dyn Fn(Box<dyn Any + Send>) + Send + Sync>;
 type WorkerHook = Box<dyn Fn(usize) + Send + Sync>;
@@ -54,6 +57,11 @@ pub(crate) struct Shared {
     pub(crate) stack_size: usize,
     pub(crate) quantum_ns: u64,
     pub(crate) preemption: Preemption,
+    pub(crate) stealing: Stealing,
+    /// Fibers that do not run and have exposed halves of fork-joins.
+    pub(crate) exposed: Exposed,
+    /// Whether the timer looks for fork-joins that idle workers could help with.
+    pub(crate) watch: Watch,
     pub(crate) mechanism: Mechanism,
     pub(crate) signal: i32,
     /// The signal mask of every thread that runs fibers: what a fiber saves on one it may restore on another.
@@ -130,9 +138,17 @@ impl Shared {
         self.workers.len() > 1 || self.spares.any_awake()
     }
 
-    /// True if any queue holds something that any worker may take.
+    /// Everybody who looks at what running fibers have exposed.
+    pub(crate) fn lookers(&self) -> impl Iterator<Item = &Looks> {
+        let workers = self.workers.iter().chain(self.spares.all());
+        workers.map(|worker| &worker.looks).chain([self.watch.looks()])
+    }
+
+    /// True if any queue holds something that any worker may take, or a fiber that does not run has exposed something.
     pub(crate) fn has_queued_work(&self) -> bool {
-        !self.injector.is_empty() || self.slots().any(|worker| worker.queue.has_stealable())
+        !self.injector.is_empty()
+            || !self.exposed.is_empty()
+            || self.slots().any(|worker| worker.queue.has_stealable())
     }
 
     /// Fibers spawned and not ended. Ends are read first, so that the difference is never too small.

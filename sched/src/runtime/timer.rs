@@ -103,16 +103,17 @@ pub(crate) fn run(runtime: &Shared) {
         if rescue(runtime) {
             look = look.min(now + period);
         }
-        quiet = if look != NOTHING_WAITS { 0 } else { quiet + 1 };
+        let watch = runtime.watch.look(runtime, now);
+        quiet = if look.min(watch) != NOTHING_WAITS { 0 } else { quiet + 1 };
         if !ticking {
             // Nobody needs ticks: stay armed, so that enqueuers never wake us, and sleep until a deadline.
-            let (until, token) = runtime.timers.plan(next_carrier);
+            let (until, token) = runtime.timers.plan(next_carrier.min(watch));
             if !runtime.halted.load(Acquire) {
                 runtime.timers.nap(until, token);
             }
         } else if quiet <= HYSTERESIS {
             let next = if look != NOTHING_WAITS { look.max(now + quantum / COALESCE) } else { now + period };
-            let (until, token) = runtime.timers.plan(next);
+            let (until, token) = runtime.timers.plan(next.min(watch));
             // `halted` is set before the ring that changes the token.
             if !runtime.halted.load(Acquire) {
                 runtime.timers.nap(until, token);

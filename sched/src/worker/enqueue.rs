@@ -7,8 +7,7 @@ use crate::identity::Identity;
 use crate::preempt::Preemption;
 use crate::runtime::Shared;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use unyield_preempt::receiver::bump;
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
 use unyield_preempt::{mask, unmask};
 use unyield_stealing::List;
 
@@ -35,10 +34,7 @@ pub(crate) unsafe fn spawned(runtime: &Shared, task: NonNull<Task>) -> bool {
     unsafe {
         match local(runtime) {
             Some(worker) => {
-                match worker.role {
-                    Role::Regular => bump(&worker.counters.spawned),
-                    _ => _ = runtime.spawned_outside.fetch_add(1, Relaxed),
-                }
+                worker.count_spawned();
                 worker.queue.push_fresh(task.cast());
                 runtime.announce(true);
             }
@@ -69,6 +65,44 @@ pub(crate) unsafe fn woken(task: &Task) {
     unsafe {
         identity(task.runtime(), &*task.identity.load(Acquire));
         unmask();
+    }
+}
+
+/// As [`woken`], by a fiber that is about to end, for one that is to go on before anything else.
+///
+/// # Safety
+/// As for [`woken`].
+pub(crate) unsafe fn next(task: &Task) {
+    mask();
+    // SAFETY: as in `woken`.
+    unsafe {
+        let woken = &*task.identity.load(Acquire);
+        let runtime = task.runtime();
+        match local(runtime) {
+            Some(worker) if woken.bound.get().is_null() => {
+                hand_over(runtime, worker, NonNull::from(&woken.head))
+            }
+            _ => identity(runtime, woken),
+        }
+        unmask();
+    }
+}
+
+/// Makes `runnable` the worker's next.
+///
+/// # Safety
+/// As for [`identity`]; on `worker`.
+unsafe fn hand_over(runtime: &Shared, worker: &Worker, runnable: NonNull<Runnable>) {
+    // SAFETY: as promised.
+    unsafe {
+        // It runs as soon as the running fiber waits: no other worker is woken for it. The tick looks after it.
+        match worker.queue.set_next(runnable) {
+            None => runtime.armed.enqueue_check(),
+            Some(displaced) => match worker.queue.push_woken(displaced) {
+                Ok(()) => runtime.announce(true),
+                Err(full) => runtime.inject(full),
+            },
+        }
     }
 }
 
@@ -125,16 +159,7 @@ pub(crate) unsafe fn identity(runtime: &Shared, identity: &Identity) {
                     Err(full) => runtime.inject(full),
                 }
             }
-            Some(worker) => {
-                // It runs as soon as the running fiber waits: no other worker is woken for it. The tick looks after it.
-                match worker.queue.set_next(runnable) {
-                    None => runtime.armed.enqueue_check(),
-                    Some(displaced) => match worker.queue.push_woken(displaced) {
-                        Ok(()) => runtime.announce(true),
-                        Err(full) => runtime.inject(full),
-                    },
-                }
-            }
+            Some(worker) => hand_over(runtime, worker, runnable),
             None => runtime.inject(runnable),
         }
     }

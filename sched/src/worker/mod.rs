@@ -1,7 +1,7 @@
 //! A worker: an OS thread that runs fibers, one after the other, on its native stack's scheduler loop.
 //!
 //! `run` is the loop, `pick` what it takes next, `resume` the ways into and out of a fiber, `preempt` what an interrupt decides, `enqueue` how something becomes runnable,
-//! `carrier` the threads for calls that block. Carriers and spares are workers too, with another loop.
+//! `thief` takes halves of fork-joins from others, `victim` hands them over, `carrier` the threads for calls that block. Carriers and spares are workers too, with another loop.
 //!
 //! | field | who writes | who reads |
 //! |---|---|---|
@@ -10,7 +10,9 @@
 //! | `current`, `slice`, `preempted_slice`, `preempted_at` | the worker, masked | timer, handler |
 //! | `tick_slice` | timer | handler, dispatch |
 //! | `native`, `native_fs`, `after`, `cache`, `picks` | the worker, masked | the worker |
-//! | `counters` | the worker | anybody, racily |
+//! | `counters`, `looks` | the worker | anybody, racily |
+//! | `mailbox` | see `unyield-stealing` | |
+//! | `took_part` | the worker | the worker |
 
 pub(crate) mod carrier;
 pub(crate) mod enqueue;
@@ -21,8 +23,11 @@ pub(crate) mod run;
 pub(crate) mod runnable;
 pub(crate) mod spare;
 pub(crate) mod stalled;
+mod thief;
+pub(crate) mod victim;
 
 use crate::identity::Identity;
+use crate::par::job::Job;
 use crate::park::Waiter;
 use crate::runtime::Shared;
 use crate::switch::SavedContext;
@@ -34,10 +39,12 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize
 use unyield_preempt::Receiver;
 use unyield_preempt::gate::{Gate, gate};
 use unyield_preempt::receiver::bump;
-use unyield_stealing::RunQueue;
+use unyield_stealing::{Looks, Mailbox, RunQueue};
 
 /// The vector of the timer's nudge.
 pub(crate) const TICK: u8 = 1;
+/// The vector of a thief's request.
+pub(crate) const STEAL: u8 = 3;
 
 /// What marks the receivers that are workers' first fields: an address of ours.
 #[inline(always)]
@@ -79,6 +86,12 @@ pub(crate) struct Counters {
     pub(crate) preemptions: AtomicU64,
     pub(crate) preemptions_in_calls: AtomicU64,
     pub(crate) steals: AtomicU64,
+    /// Halves of fork-joins: interrupts sent for them, answers that there was nothing, requests taken back; halves got, of these without the victim's help.
+    pub(crate) fork_requests: AtomicU64,
+    pub(crate) fork_refusals: AtomicU64,
+    pub(crate) fork_withdrawals: AtomicU64,
+    pub(crate) forks_stolen: AtomicU64,
+    pub(crate) forks_taken_remotely: AtomicU64,
     pub(crate) spawned: AtomicU64,
     pub(crate) ended: AtomicU64,
     pub(crate) idle_ns: AtomicU64,
@@ -108,6 +121,12 @@ pub(crate) struct Worker {
     picks: Cell<u32>,
     pub(crate) started_ns: AtomicU64,
     pub(crate) counters: Counters,
+    /// What thieves ask of this worker, and what it is answered as a thief.
+    pub(crate) mailbox: Mailbox<Job>,
+    /// Its looks at what others run.
+    pub(crate) looks: Looks,
+    /// It has taken or given a half of a fork-join since it last looked for work.
+    took_part: Cell<bool>,
     /// Carriers: what to serve next, and the futex word that says so.
     pub(crate) assigned: AtomicPtr<Identity>,
     pub(crate) bell: AtomicU32,
@@ -138,6 +157,7 @@ impl Worker {
         // SAFETY: both keep their contracts, see `preempt`.
         unsafe {
             receiver.on_vector(TICK, preempt::on_tick);
+            receiver.on_vector(STEAL, victim::on_steal);
             #[cfg(feature = "testing")]
             receiver.on_vector(crate::testing::COUNTING, crate::testing::count);
             receiver.set_filter(preempt::filter);
@@ -163,6 +183,9 @@ impl Worker {
             picks: Cell::new(0),
             started_ns: AtomicU64::new(0),
             counters: Counters::default(),
+            mailbox: Mailbox::new(),
+            looks: Looks::new(),
+            took_part: Cell::new(false),
             assigned: AtomicPtr::new(null_mut()),
             bell: AtomicU32::new(0),
             exiting: AtomicBool::new(false),
@@ -245,6 +268,8 @@ impl Worker {
                 (*identity.gate.get()).take_request(); // it was for the previous fiber
             }
         }
+        // SAFETY: masked; the identity is ours to resume.
+        unsafe { self.runtime().exposed.resuming(identity, self.role == Role::Carrier) };
         bump(&self.counters.switches);
         let last = identity.last_worker.replace(self.index);
         if last != self.index && last != usize::MAX {
@@ -252,6 +277,17 @@ impl Worker {
         }
         self.begin_slice();
         self.current.store((identity as *const Identity).cast_mut(), Release); // pairs with the timer's acquire
+    }
+
+    /// A fiber begins here. Masked, on this worker.
+    #[inline]
+    pub(crate) fn count_spawned(&self) {
+        match self.role {
+            Role::Regular => bump(&self.counters.spawned),
+            Role::Carrier | Role::Spare => {
+                self.runtime().spawned_outside.fetch_add(1, Relaxed);
+            }
+        }
     }
 
     /// A task has ended here. Masked, on this worker.
@@ -331,6 +367,7 @@ impl Worker {
         self.queue.has_work()
             || runtime.leaving.load(Relaxed)
             || !runtime.injector.is_empty()
+            || !runtime.exposed.is_empty()
             || runtime.slots().any(|other| other.index != self.index && other.queue.has_stealable())
     }
 }

@@ -3,6 +3,7 @@
 //! All of it masked, by the worker's own thread, on any identity; nothing here switches.
 
 use super::runnable::{Kind, Runnable};
+use super::thief::Loot;
 use super::{Role, Worker};
 use crate::fiber::task::Task;
 use crate::identity::Identity;
@@ -42,6 +43,12 @@ impl Worker {
                 self.picks.set(0);
                 if let Some(runnable) = self.take_injected() {
                     return Some(runnable);
+                }
+                // Also what parked fibers have forked: nobody may be idle, ever.
+                if !self.runtime().exposed.is_empty()
+                    && let Loot::Fiber(identity) = self.take_exposed()
+                {
+                    return Some(NonNull::from(&identity.head));
                 }
             }
             self.queue.pop_urgent().or_else(|| self.take_injected()).or_else(|| self.queue.pop_aged())
@@ -189,7 +196,7 @@ impl Worker {
     /// # Safety
     /// Masked, on this worker.
     #[inline]
-    unsafe fn free_identity(&self, stack_size: usize) -> Option<&Identity> {
+    pub(super) unsafe fn free_identity(&self, stack_size: usize) -> Option<&Identity> {
         let runtime = self.runtime();
         if stack_size != runtime.stack_size {
             return None; // made for it by the service
@@ -223,6 +230,8 @@ impl Worker {
     /// Masked, on this worker.
     pub(super) unsafe fn release(&self, identity: &Identity) {
         let runtime = self.runtime();
+        // SAFETY: ours, and at rest.
+        unsafe { runtime.exposed.resuming(identity, false) };
         if identity.retire.get() {
             return runtime.service.retire(identity);
         }

@@ -4,8 +4,8 @@
 //! waited by `unmask` after the switch, a new one by `unmask` in [`identity_main`].
 
 use super::{After, Role, Worker};
-use crate::fiber::os_thread;
 use crate::fiber::task::Task;
+use crate::fiber::{helper, os_thread};
 use crate::identity::Identity;
 use crate::runtime::fork;
 use crate::switch::{self, SavedContext};
@@ -23,6 +23,7 @@ pub(crate) unsafe fn leave(after: After) {
     unsafe {
         let worker = Worker::current();
         let identity = &*worker.current.load(Relaxed);
+        worker.expose(identity);
         worker.after.set(after);
         #[cfg(unyield_mutant = "publish_early")]
         worker.settle();
@@ -83,11 +84,33 @@ pub(crate) fn yield_now() {
         let identity = &*worker.current.load(Relaxed);
         let next = worker.pick();
         if next.is_some() || worker.role == Role::Carrier {
+            worker.expose(identity);
             worker.after.set(After::Requeue(NonNull::from(identity)));
             go(worker, &identity.context, next);
             arrived();
         }
         unmask();
+    }
+}
+
+impl Worker {
+    /// The running fiber is about to leave: if it has unstarted halves, others shall find them.
+    ///
+    /// # Safety
+    /// Masked, on this worker.
+    #[inline(always)]
+    unsafe fn expose(&self, identity: &Identity) {
+        if identity.shows_forks() {
+            // SAFETY: as promised.
+            unsafe { self.expose_now(identity) };
+        }
+    }
+
+    #[cold]
+    unsafe fn expose_now(&self, identity: &Identity) {
+        // SAFETY: as promised.
+        unsafe { self.runtime().exposed.rests(identity) };
+        self.runtime().announce(true);
     }
 }
 
@@ -154,10 +177,12 @@ unsafe fn finish_task(identity: &Identity, task: NonNull<Task>) {
     // Release: the walk's acquire. Its asymmetric fence has its light half in `wait_for_walk`.
     identity.task.store(null_mut(), Release);
     identity.wait_for_walk();
-    // SAFETY: our own gate (a shared one is this worker's, and shared identities do not move while masked or not).
+    // SAFETY: our own gate (a shared one is this worker's, and shared identities do not move while masked or not); the runtime's reference.
     unsafe {
         (*identity.gate.get()).set_owner(null_mut());
-        Task::release(task);
+        if !helper::reclaim(identity, task) {
+            Task::release(task);
+        }
     }
 }
 

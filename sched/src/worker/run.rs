@@ -1,5 +1,6 @@
 //! The scheduler loop of a regular worker, on its native stack: masked for ever, so nothing in it may allocate, free, lock or run user code.
 
+use super::thief::Loot;
 use super::{Role, Worker, resume};
 use crate::identity::Identity;
 use crate::runtime::Shared;
@@ -16,6 +17,8 @@ use unyield_preempt::tick;
 
 /// How many times an idle worker looks everywhere before it sleeps.
 const SEARCHES: u32 = 2;
+/// Pause instructions between two searches.
+const PAUSES: u32 = 16;
 
 impl Worker {
     /// The body of a worker's thread between its hooks: attaches, runs until the runtime stops, detaches.
@@ -120,7 +123,11 @@ impl Worker {
                 }
                 if !starving && runtime.idle.begin_search() {
                     let mut found = None;
-                    for _ in 0..SEARCHES {
+                    let mut searches = 0;
+                    let until = self.search_until();
+                    while found.is_none() && (searches < SEARCHES || tick::now() < until) {
+                        searches += 1;
+                        self.refuse_thief();
                         found = self
                             .take_injected()
                             .and_then(|runnable| self.bind(runnable))
@@ -128,7 +135,21 @@ impl Worker {
                         if found.is_some() {
                             break;
                         }
-                        std::hint::spin_loop();
+                        match self.steal_fork(runtime, rng) {
+                            Loot::Fiber(identity) => found = Some(identity),
+                            Loot::Nothing => {}
+                            Loot::NoIdentity => {
+                                starving = true;
+                                break;
+                            }
+                        }
+                        // What is queued here by others: pinned fibers, and what a spare or a timer has put here.
+                        if self.queue.has_work() || runtime.stopping.load(Relaxed) || !self.takes_work() {
+                            break;
+                        }
+                        for _ in 0..PAUSES {
+                            std::hint::spin_loop();
+                        }
                     }
                     let last = runtime.idle.end_search();
                     if let Some(identity) = found {
@@ -136,6 +157,9 @@ impl Worker {
                             runtime.idle.notify_one();
                         }
                         return Some(identity);
+                    }
+                    if self.queue.has_work() {
+                        continue;
                     }
                 }
             }
@@ -145,6 +169,7 @@ impl Worker {
 
     /// `starving`: all that is left are tasks that wait for an identity; the service wakes us when it has made one.
     fn sleep(&self, runtime: &Shared, starving: bool) {
+        self.refuse_thief();
         let ticket = runtime.idle.prepare_sleep_as(self.index);
         // The last look comes after the registration: an enqueuer that does not see us is seen by us.
         let work = if starving {

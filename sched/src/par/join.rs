@@ -1,0 +1,318 @@
+//! The fork: one half is noted for thieves, the other is run; then the first is taken back and run here, or waited for.
+
+use super::Ctx;
+use super::forks::Own;
+use super::job::{Job, StackJob};
+use crate::fiber::task;
+use crate::identity::Identity;
+use crate::runtime::{Shared, fork, handle};
+use crate::worker::{Role, Worker};
+use std::mem::{ManuallyDrop, forget};
+use std::panic::resume_unwind;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering::Relaxed;
+use unyield_preempt::{mask, unmask};
+use unyield_stealing::lazy::{self, Owner};
+
+/// Runs `a` and `b`, perhaps in parallel, and returns both results: `a` here and at once, `b` on an idle worker, or here after `a`.
+///
+/// Any fiber; a plain thread has both run on the global runtime, and blocks. Also inside a critical section, where it runs both here, one after the
+/// other, unless it is itself inside another `join` from outside the section; likewise in a fiber whose stack is larger than the runtime's (`fiber::Builder::stack_size`),
+/// since a half that is stolen runs on a stack of the runtime's size. The wait for a half that runs elsewhere parks the fiber, lends its stack, and so is
+/// not cancelled; a cancel is delivered at a later wait.
+///
+/// ```
+/// fn fib(n: u32) -> u64 {
+///     if n < 2 {
+///         return n.into();
+///     }
+///     let (a, b) = unyield::join(|| fib(n - 1), || fib(n - 2));
+///     a + b
+/// }
+/// assert_eq!(fib(20), 6765);
+/// ```
+///
+/// What the closures borrow must be shared between threads:
+///
+/// ```compile_fail,E0277
+/// let shared = std::rc::Rc::new(1);
+/// unyield::join(|| shared.clone(), || shared.clone());
+/// ```
+///
+/// and does not outlive the call:
+///
+/// ```compile_fail,E0597
+/// let (_, escaped) = unyield::join(|| (), || { let local = 1; &local });
+/// ```
+///
+/// # Panics
+/// With `a`'s panic, after `b` has ended or was dropped unrun; with `b`'s, if `a` has returned. In a forked child, if called there by a plain thread.
+///
+/// # Aborts
+/// In a child forked from within `a`, if `b` was stolen before the fork: it runs in the parent only.
+#[inline(always)]
+pub fn join<A, B, RA, RB>(a: A, b: B) -> (RA, RB)
+where
+    A: FnOnce() -> RA + Send,
+    B: FnOnce() -> RB + Send,
+    RA: Send,
+    RB: Send,
+{
+    join_context(move |_| a(), move |_| b())
+}
+
+/// As [`join`]; each half is told whether it has migrated to another fiber.
+///
+/// ```
+/// let (a, b) = unyield::par::join_context(|_| 1, |context| if context.migrated() { 2 } else { 3 });
+/// assert!(a == 1 && (b == 2 || b == 3));
+/// ```
+#[inline(always)]
+pub fn join_context<A, B, RA, RB>(a: A, b: B) -> (RA, RB)
+where
+    A: FnOnce(Ctx) -> RA + Send,
+    B: FnOnce(Ctx) -> RB + Send,
+    RA: Send,
+    RB: Send,
+{
+    fork_join(a, b, false)
+}
+
+/// `migrated`: the call came from a plain thread.
+#[inline(always)]
+fn fork_join<A, B, RA, RB>(a: A, b: B, migrated: bool) -> (RA, RB)
+where
+    A: FnOnce(Ctx) -> RA + Send,
+    B: FnOnce(Ctx) -> RB + Send,
+    RA: Send,
+    RB: Send,
+{
+    let bottom = Own.bottom();
+    if bottom == 0 {
+        return outermost(a, b, migrated);
+    }
+    let job = StackJob::new(b);
+    // SAFETY: on a fiber whose bounds are in use; the slots last as long as the stack does. The job lives until it was taken back or is done: here, or in
+    // `Pushed`'s drop.
+    unsafe { lazy::push(&Own, bottom, NonNull::from(job.head())) };
+    let pushed = Pushed { job: &job, bottom };
+    let ra = a(Ctx::new(migrated));
+    forget(pushed);
+    // SAFETY: what `a` has pushed it has popped.
+    if unsafe { lazy::pop(&Own, bottom) } {
+        // SAFETY: popped: nobody else can take it.
+        let b = unsafe { job.closure() };
+        return (ra, b(Ctx::new(false)));
+    }
+    (ra, elsewhere(&job, bottom))
+}
+
+/// The half is not in its slot any more, or a thief is at it.
+#[cold]
+#[inline(never)]
+fn elsewhere<B, RB>(job: &StackJob<B, RB>, bottom: usize) -> RB
+where
+    B: FnOnce(Ctx) -> RB + Send,
+    RB: Send,
+{
+    // SAFETY: after a pop that said false. Then the job is ours, or somebody else's until it is done.
+    unsafe {
+        if settle(bottom) {
+            return job.closure()(Ctx::new(false));
+        }
+        job.result().unwrap_or_else(|payload| resume_unwind(payload))
+    }
+}
+
+/// See [`lazy::settle`].
+///
+/// # Safety
+/// As there, but not masked.
+#[cold]
+unsafe fn settle(bottom: usize) -> bool {
+    if !fork::alive() {
+        return Own.top() <= bottom; // no thief has come along
+    }
+    mask();
+    // SAFETY: masked, on a fiber, which owns the bounds.
+    unsafe {
+        let identity = &*Worker::current().current.load(Relaxed);
+        let mine = lazy::settle(&Own, identity.forks.lock(), bottom);
+        unmask();
+        mine
+    }
+}
+
+/// A half that is pushed; dropped only if `a` panics.
+struct Pushed<'a, B, RB>
+where
+    B: FnOnce(Ctx) -> RB + Send,
+    RB: Send,
+{
+    job: &'a StackJob<B, RB>,
+    bottom: usize,
+}
+
+impl<B, RB> Drop for Pushed<'_, B, RB>
+where
+    B: FnOnce(Ctx) -> RB + Send,
+    RB: Send,
+{
+    #[cold]
+    fn drop(&mut self) {
+        // SAFETY: `a` has unwound, and everything that it had pushed has been popped on the way.
+        unsafe {
+            if lazy::pop(&Own, self.bottom) || settle(self.bottom) {
+                drop(self.job.closure());
+            } else {
+                drop(self.job.result());
+            }
+        }
+    }
+}
+
+/// A fork of a fiber that is in no other one, or of a thread that is no lazily forking fiber.
+#[inline(never)]
+fn outermost<A, B, RA, RB>(a: A, b: B, migrated: bool) -> (RA, RB)
+where
+    A: FnOnce(Ctx) -> RA + Send,
+    B: FnOnce(Ctx) -> RB + Send,
+    RA: Send,
+    RB: Send,
+{
+    match Place::find() {
+        Place::Lazy(_region) => fork_join(a, b, migrated),
+        Place::Eager(identity) => eager(identity, a, b, migrated),
+        Place::Alone => (a(Ctx::new(migrated)), b(Ctx::new(false))),
+        Place::Outside => handle::global().run(|| fork_join(a, b, true)),
+    }
+}
+
+/// What kind of thread forks.
+enum Place {
+    Lazy(Region),
+    Eager(&'static Identity),
+    /// Nobody can help: inside a critical section, in a forked child, on a stack that is larger than the runtime's.
+    Alone,
+    /// A plain thread.
+    Outside,
+}
+
+impl Place {
+    fn find() -> Place {
+        let Some(task) = task::current() else {
+            // In a critical section a plain thread may not wait.
+            return if crate::park::in_critical_section() || !fork::alive() {
+                Place::Alone
+            } else {
+                Place::Outside
+            };
+        };
+        if crate::park::in_critical_section() || !fork::alive() {
+            return Place::Alone;
+        }
+        // SAFETY: the running fiber's own identity.
+        let identity = unsafe { &*task.identity.load(Relaxed) };
+        let runtime = task.runtime();
+        if identity.stack.asked() > runtime.stack_size {
+            // Whoever runs a stolen half has a stack of the runtime's size: whether it overflows must not depend on who runs it.
+            return Place::Alone;
+        }
+        match identity.forks.ring() {
+            Some(_) => Place::Eager(identity),
+            None => Place::Lazy(Region::begin(runtime, identity)),
+        }
+    }
+}
+
+/// The time in which the running fiber's bounds are in use.
+struct Region(());
+
+impl Region {
+    fn begin(runtime: &Shared, identity: &Identity) -> Region {
+        // SAFETY: this fiber's own; `top` is at the first slot, see `unyield_stealing::lazy`.
+        unsafe { Own.set_bottom(identity.stack.first_slot()) };
+        if on_carrier(identity) || runtime.several_slots() {
+            runtime.watch.fork_check(runtime);
+        }
+        Region(())
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: everything that was pushed has been popped.
+        unsafe { Own.set_bottom(0) };
+    }
+}
+
+/// Both halves where the second is exposed at once.
+fn eager<A, B, RA, RB>(identity: &Identity, a: A, b: B, migrated: bool) -> (RA, RB)
+where
+    A: FnOnce(Ctx) -> RA + Send,
+    B: FnOnce(Ctx) -> RB + Send,
+    RA: Send,
+    RB: Send,
+{
+    let Some(ring) = identity.forks.ring() else { unreachable!("an eager identity has a ring") };
+    let job = StackJob::new(b);
+    let head = NonNull::from(job.head());
+    // SAFETY: nobody knows it yet. The running fiber is the ring's owner, on whichever worker it runs.
+    unsafe {
+        Job::taken(head);
+        if ring.push(head).is_err() {
+            // Enough of this fiber's are exposed, and all of them older and larger.
+            return (a(Ctx::new(migrated)), job.closure()(Ctx::new(false)));
+        }
+    }
+    announce(identity);
+    /// Takes the half back, or waits for it, if `a` panics.
+    struct Exposed<F: FnMut()>(F);
+    impl<F: FnMut()> Drop for Exposed<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    // SAFETY: what `a` has pushed it has popped, so the newest is ours, or all were stolen.
+    let mine = || unsafe { ring.pop_newest() }.is_some();
+    let unwind = Exposed(|| {
+        // SAFETY: popped: nobody else can take it. Otherwise somebody has.
+        unsafe { if mine() { drop(job.closure()) } else { drop(job.result()) } }
+    });
+    let ra = a(Ctx::new(migrated));
+    let _unwind = ManuallyDrop::new(unwind);
+    // SAFETY: as above.
+    let rb = unsafe {
+        if mine() {
+            job.closure()(Ctx::new(false))
+        } else {
+            job.result().unwrap_or_else(|payload| resume_unwind(payload))
+        }
+    };
+    (ra, rb)
+}
+
+/// True if the running fiber is on a carrier; from now on thieves know of it there.
+fn on_carrier(identity: &Identity) -> bool {
+    mask();
+    // SAFETY: masked, on a fiber, whose identity this is.
+    unsafe {
+        let worker = Worker::current();
+        let carried = worker.role == Role::Carrier;
+        if carried {
+            worker.runtime().exposed.is_carried(identity);
+        }
+        unmask();
+        carried
+    }
+}
+
+/// Something was exposed: wakes a worker for it.
+fn announce(identity: &Identity) {
+    let carried = on_carrier(identity);
+    let Some(task) = task::current() else { return };
+    let runtime = task.runtime();
+    if carried || runtime.several_slots() {
+        runtime.idle.notify_one();
+    }
+}

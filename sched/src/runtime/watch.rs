@@ -1,0 +1,137 @@
+//! Fork-joins that idle workers could help with: a fork tells nobody, so the timer looks while fibers fork, and wakes a worker if there is something to steal.
+//!
+//! The outermost fork of a fiber wakes the timer if it is not on the watch; that costs a load if it is. Regions shorter than [`RIPE`] are left alone: waking a
+//! worker for them costs more than they do.
+//!
+//! ```text
+//!   outermost fork                        timer
+//!     bounds in use                         on = false
+//!     light fence                           heavy fence
+//!     on? yes: done                         does a fiber fork? yes: on = true, go on looking
+//!     no: on = true, wake the timer         no: sleep, as far as forks go
+//! ```
+//!
+//! A Dekker pair, as in `unyield_stealing::armed`.
+
+use super::Shared;
+use crate::identity::Identity;
+use std::cell::Cell;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use unyield_stealing::{Looks, fence};
+
+/// How long (ns) something to steal must have been seen before a worker is woken for it.
+const RIPE: u64 = 40_000;
+/// Between looks (ns) while there is something to steal, and at most while there is nothing.
+const PERIOD: u64 = 50_000;
+const PERIOD_MAX: u64 = 2_000_000;
+/// Between looks (ns) while no worker sleeps, or nobody forks.
+const SLOW: u64 = 500_000;
+/// After so many looks that find nobody forking the watch ends.
+const HYSTERESIS: u32 = 16;
+
+pub(crate) struct Watch {
+    on: AtomicBool,
+    looks: Looks,
+    // The timer's own:
+    since: Cell<u64>,
+    period: Cell<u64>,
+    quiet: Cell<u32>,
+    due: Cell<u64>,
+}
+
+// SAFETY: the cells are the timer thread's.
+unsafe impl Sync for Watch {}
+
+impl Watch {
+    pub(crate) fn new() -> Watch {
+        Watch {
+            on: AtomicBool::new(false),
+            looks: Looks::new(),
+            since: Cell::new(0),
+            period: Cell::new(PERIOD),
+            quiet: Cell::new(0),
+            due: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn looks(&self) -> &Looks {
+        &self.looks
+    }
+
+    /// The running fiber has begun to fork. Any context.
+    #[inline]
+    pub(crate) fn fork_check(&self, runtime: &Shared) {
+        fence::light();
+        // Relaxed: the fence pairs.
+        if !self.on.load(Relaxed) {
+            self.begin(runtime);
+        }
+    }
+
+    #[cold]
+    fn begin(&self, runtime: &Shared) {
+        if !self.on.swap(true, SeqCst) {
+            runtime.timers.wake();
+            runtime.armed.rouse();
+        }
+    }
+
+    /// Timer thread: looks, if it is time to. Returns when to look again; `u64::MAX`: nobody forks.
+    pub(super) fn look(&self, runtime: &Shared, now: u64) -> u64 {
+        if !self.on.load(Acquire) {
+            return u64::MAX;
+        }
+        if now < self.due.get() {
+            return self.due.get();
+        }
+        let (forking, loaded) = self.survey(runtime);
+        if forking {
+            self.quiet.set(0);
+        } else {
+            self.since.set(0);
+            self.quiet.set(self.quiet.get() + 1);
+            if self.quiet.get() > HYSTERESIS {
+                self.quiet.set(0);
+                self.on.swap(false, Relaxed);
+                fence::heavy();
+                if !self.survey(runtime).0 {
+                    self.due.set(0);
+                    return u64::MAX;
+                }
+                self.on.swap(true, Relaxed);
+            }
+        }
+        let idle = runtime.idle.sleepers() > 0;
+        if loaded {
+            self.period.set(PERIOD);
+            if self.since.get() == 0 {
+                self.since.set(now);
+            } else if idle && now - self.since.get() >= RIPE && runtime.idle.searching() == 0 {
+                runtime.idle.notify_one();
+            }
+        } else {
+            self.since.set(0);
+            self.period.set((self.period.get() * 2).min(PERIOD_MAX));
+        }
+        self.due.set(now + if idle && forking { self.period.get() } else { SLOW });
+        self.due.get()
+    }
+
+    /// Whether a running fiber forks, and whether one shows something to steal.
+    fn survey(&self, runtime: &Shared) -> (bool, bool) {
+        let exposed = &runtime.exposed;
+        self.looks.look(|| {
+            let carried = !exposed.carries_nobody();
+            let mut found = (carried, carried && exposed.carried_show_forks());
+            for worker in runtime.slots() {
+                // SAFETY: what a worker runs is not freed while we look.
+                let identity: Option<&Identity> = unsafe { worker.current.load(Acquire).as_ref() };
+                if let Some(identity) = identity.filter(|identity| identity.is_forking()) {
+                    found = (true, found.1 || identity.shows_forks());
+                }
+            }
+            found
+        })
+    }
+}
