@@ -16,15 +16,15 @@ pub trait Node: Copy + Send + Sync {
 pub fn count<J: Join, N: Node>(j: &mut J, rule: &N::Rule, node: N) -> u64 {
     match node.children(rule) {
         0 => 1,
-        n => 1 + range(j, rule, &node, 0, n),
+        n => 1 + range(j, rule, node, 0, n),
     }
 }
 
-fn range<J: Join, N: Node>(j: &mut J, rule: &N::Rule, parent: &N, from: u32, to: u32) -> u64 {
+fn range<J: Join, N: Node>(j: &mut J, rule: &N::Rule, parent: N, from: u32, to: u32) -> u64 {
     if to - from == 1 {
         return count(j, rule, parent.child(from));
     }
     let mid = from + (to - from) / 2;
-    let (a, b) = j.join(|j| range(j, rule, parent, from, mid), |j| range(j, rule, parent, mid, to));
+    let (a, b) = j.join(move |j| range(j, rule, parent, from, mid), move |j| range(j, rule, parent, mid, to));
     a + b
 }

@@ -12,39 +12,34 @@ impl Region for Queens {
 
     fn call<J: Join>(self, j: &mut J) -> u64 {
         let all = (1 << self.0) - 1;
-        row(j, Board { all, columns: 0, left: 0, right: 0 }, all)
+        row(j, all, 0, 0, 0, all)
     }
 }
 
-/// What is attacked in the next row, one bit a column.
-#[derive(Clone, Copy, Debug)]
-struct Board {
-    all: u32,
-    columns: u32,
-    left: u32,
-    right: u32,
-}
-
-/// Ways to go on with one of `free` in this row.
-fn row<J: Join>(j: &mut J, board: Board, free: u32) -> u64 {
+/// Ways to go on with one of `free` in this row; `columns`, `left` and `right` are attacked in it, one bit a column. By value: each half of a fork gets what it
+/// needs in registers, as the serial program does.
+fn row<J: Join>(j: &mut J, all: u32, columns: u32, left: u32, right: u32, free: u32) -> u64 {
     if free == 0 {
         return 0;
     }
     let queen = free & free.wrapping_neg();
     let others = free ^ queen;
     if others == 0 {
-        return place(j, board, queen);
+        return place(j, all, columns, left, right, queen);
     }
-    let (a, b) = j.join(|j| place(j, board, queen), |j| row(j, board, others));
+    let (a, b) = j.join(
+        move |j| place(j, all, columns, left, right, queen),
+        move |j| row(j, all, columns, left, right, others),
+    );
     a + b
 }
 
 #[inline(always)]
-fn place<J: Join>(j: &mut J, board: Board, queen: u32) -> u64 {
-    let columns = board.columns | queen;
-    if columns == board.all {
+fn place<J: Join>(j: &mut J, all: u32, columns: u32, left: u32, right: u32, queen: u32) -> u64 {
+    let columns = columns | queen;
+    if columns == all {
         return 1;
     }
-    let (left, right) = ((board.left | queen) << 1, (board.right | queen) >> 1);
-    row(j, Board { columns, left, right, ..board }, board.all & !(columns | left | right))
+    let (left, right) = ((left | queen) << 1, (right | queen) >> 1);
+    row(j, all, columns, left, right, all & !(columns | left | right))
 }
