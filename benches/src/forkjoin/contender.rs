@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-#[cfg(feature = "par")]
-use super::ours::Ours;
+use unyield::preempt::Stealing;
+
 use super::{
     catalogue::Work,
     chili::Chili,
     fib::Fib,
     join::{Counters, Pool, Serial},
+    ours::Ours,
     place::cpu_of,
     rayon::Rayon,
 };
@@ -30,14 +31,7 @@ pub enum Contender {
 }
 
 /// All that have workers.
-pub const PARALLEL: &[Contender] = &[
-    Contender::Rayon,
-    Contender::Chili,
-    #[cfg(feature = "par")]
-    Contender::Lazy,
-    #[cfg(feature = "par")]
-    Contender::Eager,
-];
+pub const PARALLEL: &[Contender] = &[Contender::Rayon, Contender::Chili, Contender::Lazy, Contender::Eager];
 
 impl Contender {
     /// For people and files.
@@ -87,8 +81,6 @@ pub fn measure(
     cpus: &[usize],
     options: Options,
 ) -> Result<Measured, String> {
-    #[cfg(not(feature = "par"))]
-    let _ = options;
     work.reset();
     let unpin = Unpin(cpus);
     let measured = match who {
@@ -98,12 +90,8 @@ pub fn measure(
         }
         Contender::Rayon => timed(Rayon::start(workers, cpus)?, work),
         Contender::Chili => timed(Chili::start(workers, cpus)?, work),
-        #[cfg(feature = "par")]
-        Contender::Lazy => timed(Ours::start(unyield::preempt::Stealing::Lazy, workers, options)?, work),
-        #[cfg(feature = "par")]
-        Contender::Eager => timed(Ours::start(unyield::preempt::Stealing::Eager, workers, options)?, work),
-        #[cfg(not(feature = "par"))]
-        Contender::Lazy | Contender::Eager => Err("built without our fork-join".into()),
+        Contender::Lazy => timed(Ours::start(Stealing::Lazy, workers, options)?, work),
+        Contender::Eager => timed(Ours::start(Stealing::Eager, workers, options)?, work),
     }?;
     drop(unpin);
     work.check(measured.result).map(|result| Measured { result, ..measured })

@@ -6,7 +6,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`join`] | the traits: forks, regions of parallel code, pools; the serial program |
-//! | [`rayon`], [`chili`], `ours` | the contenders |
+//! | [`rayon`], [`chili`], [`ours`] | the contenders |
 //! | [`contender`], [`place`] | one measurement of one of them; CPUs and stacks |
 //! | [`catalogue`] | the list of workloads with sizes and known results |
 //! | [`fib`], [`queens`], [`uts`], [`hashtree`], [`tree`], [`sort`], [`matrix`] | the workloads |
@@ -21,7 +21,6 @@ pub mod fib;
 pub mod hashtree;
 pub mod join;
 pub mod matrix;
-#[cfg(feature = "par")]
 pub mod ours;
 pub mod outcome;
 pub mod place;

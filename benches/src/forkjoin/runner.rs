@@ -62,9 +62,6 @@ impl Plan {
                 "{fibers} fibers compute beside the workload on unyield: its times say little"
             ));
         }
-        if !PARALLEL.iter().any(|who| who.is_ours()) {
-            remarks.push("note: built without unyield's fork-join".into());
-        }
         remarks.join("\n")
     }
 
