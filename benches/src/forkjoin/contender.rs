@@ -44,11 +44,6 @@ impl Contender {
             Contender::Eager => "unyield, eager",
         }
     }
-
-    /// Whether it is our runtime.
-    pub fn is_ours(self) -> bool {
-        matches!(self, Contender::Lazy | Contender::Eager)
-    }
 }
 
 /// What can be varied of our runtime.
