@@ -15,6 +15,7 @@
 //! | [`stats`], [`report`] | medians, ratios within rounds; the table, CSV and JSON |
 //! | [`proto`] | the lines children print: `name metric value unit` |
 //! | [`os`] | clocks, pinning, `/proc` |
+//! | [`scaling`] | not a measurement: a simulation of work stealing on more workers than a machine has |
 //! | [`work`] | the workloads, one file per family; each says what it measures and what not |
 //!
 //! What to keep in mind when reading results: contenders are compared within a round (ratios are medians of per-round
@@ -28,5 +29,6 @@ pub mod peers;
 pub mod proto;
 pub mod report;
 pub mod rows;
+pub mod scaling;
 pub mod stats;
 pub mod work;

@@ -128,6 +128,15 @@ impl Worker {
         })
     }
 
+    /// Where halves are exposed at once, who exposes one wakes nobody while a worker searches; so that one looks once more before it sleeps. (Of lazy ones the
+    /// timer's watch knows.)
+    pub(super) fn sees_eager_forks(&self, runtime: &Shared) -> bool {
+        runtime.stealing == Stealing::Eager
+            && !cfg!(unyield_mutant = "eager_no_last_look")
+            && (runtime.slots().any(|worker| self.sees_forks(worker))
+                || !runtime.exposed.carries_nobody() && runtime.exposed.carried_show_forks())
+    }
+
     /// Interrupts `victim` and waits for its answer; takes by itself if there is none.
     unsafe fn ask(&self, runtime: &Shared, victim: &Worker) -> Option<NonNull<Job>> {
         // SAFETY: this worker asks nobody else; workers' memory lives as long as the runtime.

@@ -173,6 +173,29 @@ fn a_fiber_in_a_critical_section() {
     }
 }
 
+/// A worker that has just looked everywhere and goes to sleep does not miss what is exposed in that moment.
+#[test]
+fn a_worker_that_falls_asleep() {
+    for (stealing, rounds) in [(Stealing::Eager, 5_000), (Stealing::Lazy, 500)] {
+        let runtime = runtime(2, stealing);
+        for round in 0..rounds {
+            let flag = AtomicBool::new(false);
+            let seen = runtime.run(|| {
+                spin(Duration::from_nanos(round % 100 * 200)); // at some moment of its search
+                let wait = || {
+                    let start = Instant::now();
+                    while !flag.load(Acquire) && start.elapsed() < Duration::from_secs(5) {
+                        std::hint::spin_loop();
+                    }
+                    flag.load(Acquire)
+                };
+                join(wait, || flag.store(true, Release)).0
+            });
+            assert!(seen, "{stealing:?}: nobody has come, round {round}");
+        }
+    }
+}
+
 /// … and a wait in the section blocks the thread.
 #[test]
 fn a_join_that_ends_inside_a_critical_section() {
