@@ -173,8 +173,10 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
+    use unyield::preempt::Stealing;
+
     use super::{
-        super::{chili::Chili, join::Count, rayon::Rayon},
+        super::{chili::Chili, contender::Options, join::Count, ours::Ours, rayon::Rayon},
         *,
     };
     use crate::os;
@@ -199,6 +201,11 @@ mod tests {
             let mut chili = Chili::start(2, &cpus).unwrap();
             assert_eq!(run(&mut work, &mut |w| w.run(&mut chili)), want, "{}, chili", case.id);
             os::pin_self(&cpus).unwrap();
+            for stealing in [Stealing::Lazy, Stealing::Eager] {
+                let mut ours = Ours::start(stealing, 2, Options { fibers: 1, ..Options::default() }).unwrap();
+                assert_eq!(run(&mut work, &mut |w| w.run(&mut ours)), want, "{}, {stealing:?}", case.id);
+                ours.finish().unwrap();
+            }
         }
     }
 

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use super::ours::Ours;
+use unyield::preempt::Stealing;
+
 use super::{
     catalogue::Work,
     chili::Chili,
     fib::Fib,
     join::{Counters, Pool, Serial},
+    ours::Ours,
     place::cpu_of,
     rayon::Rayon,
 };
@@ -41,11 +43,6 @@ impl Contender {
             Contender::Lazy => "unyield, lazy",
             Contender::Eager => "unyield, eager",
         }
-    }
-
-    /// Whether it is our runtime.
-    pub fn is_ours(self) -> bool {
-        matches!(self, Contender::Lazy | Contender::Eager)
     }
 }
 
@@ -88,8 +85,8 @@ pub fn measure(
         }
         Contender::Rayon => timed(Rayon::start(workers, cpus)?, work),
         Contender::Chili => timed(Chili::start(workers, cpus)?, work),
-        Contender::Lazy => timed(Ours::start(unyield::preempt::Stealing::Lazy, workers, options)?, work),
-        Contender::Eager => timed(Ours::start(unyield::preempt::Stealing::Eager, workers, options)?, work),
+        Contender::Lazy => timed(Ours::start(Stealing::Lazy, workers, options)?, work),
+        Contender::Eager => timed(Ours::start(Stealing::Eager, workers, options)?, work),
     }?;
     drop(unpin);
     work.check(measured.result).map(|result| Measured { result, ..measured })

@@ -81,7 +81,7 @@ fn forks_of(o: &Outcome) -> Vec<Vec<String>> {
 /// Interrupts per successful steal, all rounds together.
 fn steals(c: Counters) -> String {
     let counted = format!("{} interrupts of thieves, {} forks stolen", c.steal_requests, c.forks_stolen);
-    if c.forks_stolen == 0 {
+    if c.steal_requests == 0 || c.forks_stolen == 0 {
         return counted;
     }
     format!("{counted}: {} interrupts per steal", figure(c.steal_requests as f64 / c.forks_stolen as f64))
