@@ -15,7 +15,13 @@ pub(crate) unsafe fn on_steal(receiver: &Receiver, frame: Option<&mut Frame>) {
     // SAFETY: masked, on this worker; `current` is the fiber that was interrupted, whose bounds nobody else changes now but under their lock. What is taken is the
     // thief's.
     unsafe {
-        let given = worker.mailbox.respond(|| worker.current.load(Relaxed).as_ref()?.take_fork());
+        let identity = worker.current.load(Relaxed).as_ref();
+        // At least half stays, however many are asked for.
+        let mut left = identity.map_or(0, |identity| identity.fork_count().div_ceil(2));
+        let given = worker.mailbox.respond(|| {
+            left = left.checked_sub(1)?;
+            identity?.take_fork()
+        });
         if given {
             worker.took_part.set(true);
         }
