@@ -46,6 +46,9 @@ impl Pace {
             return;
         }
         if now - begun < TINY {
+            if self.extra.get() == MORE {
+                self.let_be(now); // even so many at once are not worth it
+            }
             self.extra.set((2 * self.extra.get() + 1).min(MORE));
         } else {
             self.extra.set(0);
@@ -55,8 +58,12 @@ impl Pace {
 
     /// Asked in vain. Returns when to ask again.
     pub(super) fn refused(&self) -> u64 {
-        self.rest.set((2 * self.rest.get()).clamp(REST, REST_MAX));
-        self.until.set(tick::now() + self.rest.get());
+        self.let_be(tick::now());
         self.until.get()
+    }
+
+    fn let_be(&self, now: u64) {
+        self.rest.set((2 * self.rest.get()).clamp(REST, REST_MAX));
+        self.until.set(now + self.rest.get());
     }
 }
