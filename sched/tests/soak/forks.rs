@@ -13,13 +13,17 @@ pub fn tree(cx: &mut Cx) {
         if n < 2 {
             return spin(200, x) & 0xff;
         }
-        let text = x.to_string();
-        let (a, b) = join(|| grow(n / 3 + 1 - n / 6, 2 * x), || grow(n - n / 3 - 1 + n / 6, 2 * x + 1));
+        let (left, text) = ((n / 3).max(1), x.to_string());
+        let (a, b) = join(|| grow(left, 2 * x), || grow(n - left, 2 * x + 1));
         check!(text == x.to_string(), "what a fork borrows");
         a + b
     }
     fn serial(n: u64, x: u64) -> u64 {
-        if n < 2 { spin(200, x) & 0xff } else { serial(n / 3, 2 * x) + serial(n - n / 3, 2 * x + 1) }
+        if n < 2 {
+            return spin(200, x) & 0xff;
+        }
+        let left = (n / 3).max(1);
+        serial(left, x * 2) + serial(n - left, x * 2 + 1)
     }
     let (n, x) = (1 + cx.below(150), cx.below(1 << 20));
     check!(grow(n, x) == serial(n, x), "a sum over a tree of halves");
