@@ -137,7 +137,8 @@ fn wanted(so_far: &RowResult, c: &Contender, round: usize) -> bool {
     failures < MAX_FAILURES && (round == 0 || !c.once)
 }
 
-fn progress_bar(total: u64) -> ProgressBar {
+/// A bar on stderr that only its caller moves, so that it asks for no CPU while something is measured.
+pub fn progress_bar(total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {eta:>4} left  {msg}");
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

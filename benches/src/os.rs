@@ -1,6 +1,10 @@
 //! Clocks, pinning and `/proc`: the few things that std does not have.
 
-use std::{fs, io, time::Instant};
+use std::{
+    ffi::{CStr, CString},
+    fs, io,
+    time::Instant,
+};
 
 use crate::proto::Sample;
 
@@ -74,17 +78,49 @@ pub fn allowed_cpus() -> Vec<usize> {
 
 /// Restricts the calling thread, and what it starts from now on, to `cpus`. Async-signal-safe.
 pub fn pin_self(cpus: &[usize]) -> io::Result<()> {
+    pin(0, cpus)
+}
+
+/// Restricts a thread, by its kernel id (0: the calling one), and what it starts from now on, to `cpus`. Async-signal-safe.
+pub fn pin(thread: libc::pid_t, cpus: &[usize]) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid, empty CPU set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for &cpu in cpus.iter().filter(|&&cpu| cpu < libc::CPU_SETSIZE as usize) {
         // SAFETY: `cpu` is below CPU_SETSIZE.
         unsafe { libc::CPU_SET(cpu, &mut set) };
     }
-    // SAFETY: `set` is readable and its size is passed; 0 means the calling thread.
-    match unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) } {
+    // SAFETY: `set` is readable and its size is passed.
+    match unsafe { libc::sched_setaffinity(thread, size_of_val(&set), &set) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Names the calling thread as the kernel knows it, and the threads that it starts from now on and that nobody names otherwise.
+/// At most 15 bytes count.
+pub fn name_self(name: &CStr) {
+    // SAFETY: a string that ends; the kernel copies what it needs of it. Cannot fail.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// The kernel's name of the calling thread.
+pub fn name_of_self() -> CString {
+    let mut name = fs::read("/proc/thread-self/comm").unwrap_or_default();
+    name.pop_if(|last| *last == b'\n');
+    CString::new(name).unwrap_or_default()
+}
+
+/// The kernel's ids of the threads of this process that have this name, in the order of their ids.
+pub fn threads_named(name: &CStr) -> Vec<libc::pid_t> {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let named = tasks.filter(|task| {
+        let comm = fs::read(task.path().join("comm")).unwrap_or_default(); // one that has ended has none
+        comm.strip_suffix(b"\n") == Some(name.to_bytes())
+    });
+    let mut ids: Vec<libc::pid_t> =
+        named.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
+    ids.sort_unstable();
+    ids
 }
 
 /// What a process occupies, from `/proc/self`.

@@ -16,13 +16,7 @@ pub fn figure(v: f64) -> String {
     let a = v.abs();
     match a {
         _ if v.is_infinite() => "never".into(),
-        _ if a >= 10_000.0 => {
-            let digits = format!("{v:.0}");
-            let (sign, digits) = digits.strip_prefix('-').map_or(("", digits.as_str()), |d| ("-", d));
-            let groups: Vec<&str> =
-                digits.as_bytes().rchunks(3).rev().map(|g| str::from_utf8(g).unwrap_or("")).collect();
-            format!("{sign}{}", groups.join(","))
-        }
+        _ if a >= 10_000.0 => grouped(v),
         _ if a >= 100.0 => format!("{v:.0}"),
         _ if a >= 10.0 => format!("{v:.1}"),
         _ if a == 0.0 => "0".into(),
@@ -30,7 +24,17 @@ pub fn figure(v: f64) -> String {
     }
 }
 
-fn spread(s: &Summary) -> String {
+/// A whole number with its digits in threes.
+pub fn grouped(v: f64) -> String {
+    let digits = format!("{v:.0}");
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits.as_str()), |d| ("-", d));
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|g| str::from_utf8(g).unwrap_or("")).collect();
+    format!("{sign}{}", groups.join(","))
+}
+
+/// A median with its range.
+pub fn spread(s: &Summary) -> String {
     match s.count {
         1 => figure(s.median),
         _ => format!("{} ({}–{})", figure(s.median), figure(s.min), figure(s.max)),
@@ -79,18 +83,35 @@ pub fn judge(r: &RowResult, t: &Target) -> (String, Option<bool>) {
     (format!("{} {}: {asked}: {got}: {verdict}", t.ours, t.metric), met)
 }
 
+/// Lines of cells as text, the first column to the left, the others to the right. What a line has beyond the first line's
+/// columns widens none.
+pub fn columns(lines: &[Vec<String>]) -> String {
+    let count = lines.first().map_or(0, Vec::len);
+    let width =
+        |i: usize| lines.iter().filter_map(|l| l.get(i)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut out = String::new();
+    for line in lines {
+        let mut text = String::new();
+        for (i, cell) in line.iter().enumerate() {
+            let w = widths.get(i).copied().unwrap_or(0);
+            let _ = if i == 0 { write!(text, "  {cell:w$}") } else { write!(text, "  {cell:>w$}") };
+        }
+        let _ = writeln!(out, "{}", text.trim_end());
+    }
+    out
+}
+
 /// One row as text.
 pub fn row(r: &RowResult) -> String {
     let mut out = String::new();
     let plural = if r.workers == 1 { "worker" } else { "workers" };
     let _ = writeln!(out, "\n{} [{}, {} {plural}, {} rounds]", r.row.title, r.row.id, r.workers, r.rounds);
-    let columns = metrics(r);
+    let heads = metrics(r);
     let mut lines: Vec<Vec<String>> = Vec::new();
-    lines.push(
-        std::iter::once(String::new()).chain(columns.iter().map(|(m, u)| format!("{m} {u}"))).collect(),
-    );
+    lines.push(std::iter::once(String::new()).chain(heads.iter().map(|(m, u)| format!("{m} {u}"))).collect());
     for c in r.row.contenders {
-        let cells = columns.iter().map(|(m, _)| {
+        let cells = heads.iter().map(|(m, _)| {
             summarise(r.values(c.name, m).into_iter().map(|(_, v)| v)).map_or(String::new(), |s| spread(&s))
         });
         lines.push(std::iter::once(c.name.to_string()).chain(cells).collect());
@@ -103,17 +124,7 @@ pub fn row(r: &RowResult) -> String {
             line.push(format!("failed {}×: {why}", failed.len()));
         }
     }
-    let width =
-        |i: usize| lines.iter().filter_map(|l| l.get(i)).map(|c| c.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns.len() + 1).map(width).collect();
-    for line in &lines {
-        let mut text = String::new();
-        for (i, cell) in line.iter().enumerate() {
-            let w = widths.get(i).copied().unwrap_or(0);
-            let _ = if i == 0 { write!(text, "  {cell:w$}") } else { write!(text, "  {cell:>w$}") };
-        }
-        let _ = writeln!(out, "{}", text.trim_end());
-    }
+    out.push_str(&columns(&lines));
     for t in r.row.targets {
         let _ = writeln!(out, "  → {}", judge(r, t).0);
     }

@@ -13,6 +13,14 @@ pub struct Summary {
     pub count: usize,
 }
 
+impl Summary {
+    /// In another unit.
+    pub fn scaled(self, factor: f64) -> Summary {
+        let Summary { median, min, max, count } = self;
+        Summary { median: median * factor, min: min * factor, max: max * factor, count }
+    }
+}
+
 /// The summary of `values`; `None` if there are none.
 pub fn summarise(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
     let mut v: Vec<f64> = values.into_iter().collect();

@@ -1,10 +1,9 @@
 //! The command line of `pingpong`: what may be asked for, and a one-line error with exit code 2 for everything else.
 
-use std::fs::{self, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use unyield_examples::args::{self, refuse, target_dir, writable_dir};
 
 use crate::kinds::{KINDS, Kind};
 use crate::run::{self, Place};
@@ -50,13 +49,7 @@ pub(crate) struct Args {
 
 /// Ends the process when there is nothing to run: code 0 after `--help` and `--list`, code 2 after nonsense.
 pub(crate) fn parse() -> Args {
-    let raw = Raw::try_parse().unwrap_or_else(|e| {
-        if e.kind() == ErrorKind::DisplayHelp {
-            e.exit();
-        }
-        let text = e.to_string();
-        refuse(text.lines().next().unwrap_or("bad arguments").trim_start_matches("error: "));
-    });
+    let raw: Raw = args::parse();
     if raw.list {
         for kind in KINDS {
             println!("{:20} {}, {}", kind.id(), kind.name(), kind.mode.receiver());
@@ -77,17 +70,11 @@ pub(crate) fn parse() -> Args {
     };
     let out = raw.out.unwrap_or_else(|| target_dir().join("pingpong"));
     // Found out now, not after minutes of measuring.
-    if let Err(why) = writable(&out) {
+    if let Err(why) = writable_dir(&out) {
         refuse(&format!("--out {}: {why}", out.display()));
     }
     let rounds = raw.rounds.unwrap_or(if raw.quick { 20_000 } else { 1_000_000 });
     Args { rounds, kinds, to_self, place, out }
-}
-
-/// One line on stderr, exit code 2.
-fn refuse(why: &str) -> ! {
-    eprintln!("error: {why} (see --help)");
-    std::process::exit(2);
 }
 
 fn rounds(s: &str) -> Result<u32, String> {
@@ -121,27 +108,4 @@ fn cpus(pair: &str, allowed: &[usize]) -> Result<Place, String> {
         Some(cpu) => Err(format!("CPU {cpu} is not among those that may be used here: {allowed:?}")),
         None => Ok(Place { ping: Some(*ping), pong: Some(*pong) }),
     }
-}
-
-/// Cargo's target directory, from where this program lies (`TARGET/PROFILE/examples/pingpong`); else `./target`.
-fn target_dir() -> PathBuf {
-    let exe = std::env::current_exe().unwrap_or_default();
-    match exe.parent() {
-        Some(dir) if dir.ends_with("examples") => dir.ancestors().nth(2).map(Path::to_path_buf),
-        _ => None,
-    }
-    .unwrap_or_else(|| PathBuf::from("target"))
-}
-
-/// Makes the folder and tries a file in it.
-fn writable(dir: &Path) -> Result<(), String> {
-    fs::create_dir_all(dir).map_err(|e| format!("cannot make this folder: {e}"))?;
-    let probe = dir.join(format!(".probe-{}", std::process::id()));
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&probe)
-        .map_err(|e| format!("cannot write there: {e}"))?;
-    let _ = fs::remove_file(&probe);
-    Ok(())
 }

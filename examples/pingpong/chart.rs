@@ -4,9 +4,9 @@
 use std::error::Error;
 use std::path::Path;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::HPos;
+use unyield_examples::chart::{self, Area, FAINT, INK, write_at};
 
 use crate::kinds::Mode;
 use crate::report::{self, Row};
@@ -14,8 +14,6 @@ use crate::report::{self, Row};
 /// Told apart without colour vision too (Okabe and Ito), and by the labels.
 const SPIN: RGBColor = RGBColor(86, 160, 211);
 const BLOCK: RGBColor = RGBColor(230, 145, 60);
-const INK: RGBColor = RGBColor(40, 40, 40);
-const FAINT: RGBColor = RGBColor(225, 225, 225);
 
 const WIDTH: i32 = 1160;
 /// Where the bars begin and end; names to the left, figures to the right.
@@ -26,18 +24,9 @@ const ROW: i32 = 30;
 /// Right edges of the columns.
 const COLUMNS: [(i32, &str); 3] = [(970, "p50"), (1052, "x user IPI"), (1130, "letter")];
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-
-/// Writes an SVG of `rows` to `path`, beside it first, so that a failure leaves an old picture whole.
+/// Writes an SVG of `rows` to `path`.
 pub(crate) fn write(path: &Path, rows: &[Row], subtitle: &str) -> Result<(), Box<dyn Error>> {
-    let mut svg = String::new();
-    draw(&mut svg, rows, subtitle)?;
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".partial-{}", std::process::id()));
-    std::fs::write(&partial, svg).and_then(|()| std::fs::rename(&partial, path)).inspect_err(|_| {
-        let _ = std::fs::remove_file(&partial);
-    })?;
-    Ok(())
+    chart::write(path, |svg| draw(svg, rows, subtitle))
 }
 
 fn draw(svg: &mut String, rows: &[Row], subtitle: &str) -> Result<(), Box<dyn Error>> {
@@ -122,18 +111,5 @@ fn diamond(root: &Area<'_>, (x, y): (i32, i32)) -> Result<(), Box<dyn Error>> {
     let corners = [(x - 6, y), (x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)];
     root.draw(&Polygon::new(corners, WHITE.filled()))?;
     root.draw(&PathElement::new(corners, INK.stroke_width(2)))?;
-    Ok(())
-}
-
-/// Vertically centred on the place.
-fn write_at(
-    root: &Area<'_>,
-    text: &str,
-    size: u32,
-    side: HPos,
-    place: (i32, i32),
-) -> Result<(), Box<dyn Error>> {
-    let style = ("sans-serif", size).into_font().color(&INK).pos(Pos::new(side, VPos::Center));
-    root.draw_text(text, &style, place)?;
     Ok(())
 }

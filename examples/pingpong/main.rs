@@ -37,6 +37,8 @@ mod signal;
 
 use std::process::ExitCode;
 
+use unyield_examples::args::shown;
+
 use crate::args::{Args, SELF};
 use crate::report::Row;
 
@@ -68,7 +70,7 @@ fn pingpong(args: &Args) -> Result<(), String> {
         let about = |e: &dyn std::fmt::Display| format!("{}: {e}", args.out.display());
         chart::write(&svg, &rows, &report::subtitle(args.rounds, place)).map_err(|e| about(&e))?;
         report::csv(&args.out.join("pingpong.csv"), &rows).map_err(|e| about(&e))?;
-        println!("\npicture: {}; figures: pingpong.csv beside it", report::shown(&svg));
+        println!("\npicture: {}; figures: pingpong.csv beside it", shown(&svg));
     }
     if args.to_self {
         eprintln!("{SELF} …");

@@ -54,10 +54,6 @@ pub(crate) fn ratio(of: f64) -> String {
     format!("{of:.decimals$}")
 }
 
-pub(crate) fn shown(path: &Path) -> String {
-    path.canonicalize().unwrap_or_else(|_| path.to_path_buf()).display().to_string()
-}
-
 fn grouped(n: u32) -> String {
     let digits = n.to_string();
     let mut text = String::new();

@@ -1,11 +1,10 @@
 //! The command line of `tail`: what may be asked for, and a one-line error with exit code 2 for everything else.
 
-use std::fs::{self, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use unyield_examples::args::{self, refuse, target_dir, writable_file};
 
 const MIN_ROWS: u64 = 300_000;
 const MAX_ROWS: u64 = 10_000_000;
@@ -54,13 +53,7 @@ pub(crate) struct Args {
 
 /// Ends the process when there is nothing to run: code 0 after `--help`, code 2 after nonsense.
 pub(crate) fn parse() -> Args {
-    let raw = Raw::try_parse().unwrap_or_else(|e| {
-        if e.kind() == ErrorKind::DisplayHelp {
-            e.exit();
-        }
-        let text = e.to_string();
-        refuse(text.lines().next().unwrap_or("bad arguments").trim_start_matches("error: "));
-    });
+    let raw: Raw = args::parse();
     let rows = raw.rows.unwrap_or(if raw.quick { 400_000 } else { 1_000_000 });
     let home = target_dir().join("tail");
     let seconds = Duration::from_secs_f64(raw.seconds.unwrap_or(if raw.quick { 1.0 } else { 20.0 }));
@@ -78,19 +71,13 @@ pub(crate) fn parse() -> Args {
         refuse("--db and --out name the same file");
     }
     // Found out now, not after a minute of measuring.
-    if let Err(why) = writable(&args.out) {
+    if let Err(why) = writable_file(&args.out) {
         refuse(&format!("--out {}: {why}", args.out.display()));
     }
-    if let Err(why) = writable(&args.db) {
+    if let Err(why) = writable_file(&args.db) {
         refuse(&format!("--db {}: {why}", args.db.display()));
     }
     args
-}
-
-/// One line on stderr, exit code 2.
-pub(crate) fn refuse(why: &str) -> ! {
-    eprintln!("error: {why} (see --help)");
-    std::process::exit(2);
 }
 
 fn cpus() -> usize {
@@ -123,36 +110,4 @@ fn rows(s: &str) -> Result<u64, String> {
 /// NaN and infinity fail every range.
 fn number(s: &str, fits: impl Fn(f64) -> bool) -> Option<f64> {
     s.parse::<f64>().ok().filter(|&v| fits(v))
-}
-
-/// Cargo's target directory, from where this program lies (`TARGET/PROFILE/examples/tail`); else `./target`.
-fn target_dir() -> PathBuf {
-    let exe = std::env::current_exe().unwrap_or_default();
-    match exe.parent() {
-        Some(dir) if dir.ends_with("examples") => dir.ancestors().nth(2).map(Path::to_path_buf),
-        _ => None,
-    }
-    .unwrap_or_else(|| PathBuf::from("target"))
-}
-
-/// Makes the folder, and tries a file beside `path`, so that neither an old picture nor an old database is touched.
-fn writable(path: &Path) -> Result<(), String> {
-    let (Some(name), false) = (path.file_name(), path.is_dir()) else {
-        return Err("is a folder, a file is wanted".into());
-    };
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(|e| format!("cannot make its folder: {e}"))?;
-    let mut probe = name.to_owned();
-    probe.push(format!(".probe-{}", std::process::id()));
-    let probe = dir.join(probe);
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&probe)
-        .map_err(|e| format!("cannot write there: {e}"))?;
-    let _ = fs::remove_file(&probe);
-    if path.exists() {
-        OpenOptions::new().append(true).open(path).map_err(|e| format!("cannot write: {e}"))?;
-    }
-    Ok(())
 }

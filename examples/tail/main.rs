@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::thread;
 
 use unyield::preempt::Preemption;
+use unyield_examples::args::{refuse, shown};
 
 use crate::args::Args;
 use crate::pool::Pool;
@@ -85,9 +86,7 @@ fn tail(args: &Args) -> Result<bool, String> {
 /// The database, queries of the right length, and the rate of reads that asks for `args.load`.
 fn prepare(args: &Args) -> Result<Bench, String> {
     match db::ensure(&args.db, args.rows) {
-        Err(db::Error::NotOurs) => {
-            args::refuse(&format!("--db {}: {}", args.db.display(), db::Error::NotOurs))
-        }
+        Err(db::Error::NotOurs) => refuse(&format!("--db {}: {}", args.db.display(), db::Error::NotOurs)),
         made => made.map_err(about(&args.db))?,
     }
     // As many as can be in use: a fiber that is preempted keeps its connection.
@@ -163,8 +162,4 @@ fn subtitle(args: &Args, outcomes: &[Outcome]) -> String {
 
 fn about<E: Display>(path: &Path) -> impl Fn(E) -> String {
     move |e| format!("{}: {e}", path.display())
-}
-
-fn shown(path: &Path) -> String {
-    path.canonicalize().unwrap_or_else(|_| path.to_path_buf()).display().to_string()
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::prelude::*;
+use unyield_examples::chart::{self, FAINT, INK};
 
 use crate::report;
 use crate::run::Outcome;
@@ -13,24 +14,15 @@ use crate::ways::QUANTUM;
 
 /// Told apart without colour vision too (Okabe and Ito), and by their labels.
 const COLOURS: [RGBColor; 3] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(110, 110, 110)];
-const INK: RGBColor = RGBColor(40, 40, 40);
-const FAINT: RGBColor = RGBColor(225, 225, 225);
 
 /// A percentile's place on the x axis: the number of nines, 50 % at 0.3, 99.99 % at 4.
 fn nines(quantile: f64) -> f64 {
     -(1.0 - quantile).log10()
 }
 
-/// Writes an SVG of `outcomes` to `path`, beside it first, so that a failure leaves an old picture whole.
+/// Writes an SVG of `outcomes` to `path`.
 pub(crate) fn write(path: &Path, outcomes: &[Outcome], subtitle: &str) -> Result<(), Box<dyn Error>> {
-    let mut svg = String::new();
-    draw(&mut svg, outcomes, subtitle)?;
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".partial-{}", std::process::id()));
-    std::fs::write(&partial, svg).and_then(|()| std::fs::rename(&partial, path)).inspect_err(|_| {
-        let _ = std::fs::remove_file(&partial);
-    })?;
-    Ok(())
+    chart::write(path, |svg| draw(svg, outcomes, subtitle))
 }
 
 fn draw(svg: &mut String, outcomes: &[Outcome], subtitle: &str) -> Result<(), Box<dyn Error>> {

@@ -99,6 +99,15 @@ pub unsafe fn pop(owner: &impl Owner, bottom: usize) -> bool {
     owner.top() <= bottom
 }
 
+/// The item in the slot at `bottom`.
+///
+/// # Safety
+/// The owner's fiber; the slot was filled, and `T` is what was put there.
+pub unsafe fn read<T>(bottom: usize) -> *mut T {
+    // SAFETY: a slot of the owner's array. Relaxed: the owner's own, or filled before it was resumed.
+    unsafe { (*(bottom as *const Slot<T>)).load(Ordering::Relaxed) }
+}
+
 /// After [`pop`] has said false: true if the item is the owner's after all. If not, it and all older ones were stolen.
 ///
 /// # Safety
@@ -126,6 +135,30 @@ impl Bounds {
     pub fn begin(&self, first: usize) {
         self.bottom.store(0, Ordering::Relaxed);
         self.top.store(first, Ordering::Relaxed);
+    }
+
+    /// Fills the empty array of an owner that is at rest, oldest item first.
+    ///
+    /// # Safety
+    /// Masked; the owner is at rest and cannot be resumed; `first` is what [`begin`](Self::begin) was told, and there is room. The items are as for [`push`].
+    pub unsafe fn fill<T>(&self, lock: &StealLock, first: usize, items: impl Iterator<Item = *mut T>) {
+        let _guard = lock.lock(); // a thief may be at it still, who saw it before it came to rest
+        let mut bottom = first;
+        for item in items {
+            // SAFETY: a slot of the owner's array.
+            unsafe { (*(bottom as *const Slot<T>)).store(item, Ordering::Relaxed) };
+            bottom += size_of::<Slot<T>>();
+        }
+        if bottom > first {
+            self.bottom.store(bottom, Ordering::Release);
+        }
+    }
+
+    /// How many there seem to be. Any thread, racily.
+    #[inline]
+    pub fn count(&self) -> usize {
+        let top = self.top.load(Ordering::Relaxed);
+        self.bottom.load(Ordering::Relaxed).saturating_sub(top) / size_of::<usize>()
     }
 
     /// True if there seems to be something to take. Any thread, racily.

@@ -14,16 +14,18 @@
 //!       too long: request: me → null (CAS)        thief.answer = item, or REFUSED
 //! ```
 //!
+//! One item at a time is best where the oldest is the largest. A thief whose last ones were tiny asks for several.
+//!
 //! Withdrawal and acceptance are compare-and-swaps of the same word: exactly one of them succeeds. After a withdrawal that fails the answer is on its way,
 //! and the thief waits for it, since it may be an item.
 //!
 //! | field | who writes | who reads |
 //! |---|---|---|
 //! | `request` | a thief: null → itself, and back; the victim: thief → null | both |
-//! | `answer` | the thief before it asks; the victim that has accepted | the thief |
+//! | `answer` | the thief before it asks; the victim that has accepted | the thief; of `want`, the victim |
 
 use crate::mutant;
-use crate::sync::atomic::{AtomicPtr, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use core::ptr::{NonNull, null_mut};
 use crossbeam_utils::CachePadded;
 
@@ -31,13 +33,25 @@ use crossbeam_utils::CachePadded;
 #[derive(Debug)]
 pub struct Mailbox<T> {
     request: CachePadded<AtomicPtr<Mailbox<T>>>,
-    answer: CachePadded<AtomicPtr<T>>,
+    answer: CachePadded<Reply<T>>,
+}
+
+#[derive(Debug)]
+struct Reply<T> {
+    first: AtomicPtr<T>,
+    /// How many the thief would like.
+    want: AtomicUsize,
+    /// Further items, up to the first null.
+    more: [AtomicPtr<T>; MORE],
 }
 
 // SAFETY: all access is atomic; what an answer points to is handed over from victim to thief, which `respond`'s contract allows.
 unsafe impl<T> Send for Mailbox<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Mailbox<T> {}
+
+/// How many items a victim hands over at most beside the first.
+pub const MORE: usize = if cfg!(loom) { 1 } else { 15 };
 
 /// What a victim has answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,18 +78,23 @@ impl<T> Mailbox<T> {
     pub fn new() -> Self {
         Mailbox {
             request: CachePadded::new(AtomicPtr::new(null_mut())),
-            answer: CachePadded::new(AtomicPtr::new(null_mut())),
+            answer: CachePadded::new(Reply {
+                first: AtomicPtr::new(null_mut()),
+                want: AtomicUsize::new(1),
+                more: core::array::from_fn(|_| AtomicPtr::new(null_mut())),
+            }),
         }
     }
 
-    /// Thief, whose mailbox this is: asks `victim`. False: somebody else does. True must be followed by [`poll`](Self::poll)s until an answer, or by a
+    /// Thief, whose mailbox this is: asks `victim` for up to `want` items. False: somebody else does. True must be followed by [`poll`](Self::poll)s until an answer, or by a
     /// [`withdraw`](Self::withdraw) that succeeds.
     ///
     /// # Safety
     /// The thief asks nobody else, and its mailbox lives as long as the victim's.
-    pub unsafe fn ask(&self, victim: &Mailbox<T>) -> bool {
+    pub unsafe fn ask(&self, victim: &Mailbox<T>, want: usize) -> bool {
         // Relaxed: published by the swap.
-        self.answer.store(null_mut(), Ordering::Relaxed);
+        self.answer.first.store(null_mut(), Ordering::Relaxed);
+        self.answer.want.store(want.clamp(1, MORE + 1), Ordering::Relaxed);
         // Release pairs with the acquire in `respond`: the victim writes the answer after it was reset.
         let order = if mutant!("mailbox-relaxed-ask") { Ordering::Relaxed } else { Ordering::Release };
         victim.request.compare_exchange(null_mut(), self.address(), order, Ordering::Relaxed).is_ok()
@@ -97,8 +116,14 @@ impl<T> Mailbox<T> {
     /// Thief: the answer, if it has come.
     pub fn poll(&self) -> Option<Answer<T>> {
         // Acquire pairs with the release in `respond`: the item's contents.
-        let answer = self.answer.load(Ordering::Acquire);
+        let answer = self.answer.first.load(Ordering::Acquire);
         if answer == refused() { Some(Answer::Refused) } else { NonNull::new(answer).map(Answer::Item) }
+    }
+
+    /// Thief: what came with the item that [`poll`](Self::poll) has given, before anything else is asked for.
+    pub fn more(&self) -> impl Iterator<Item = NonNull<T>> {
+        // Relaxed: ordered by the answer.
+        self.answer.more.iter().map_while(|item| NonNull::new(item.load(Ordering::Relaxed)))
     }
 
     /// True if somebody asks. Anywhere, also in a handler.
@@ -108,11 +133,12 @@ impl<T> Mailbox<T> {
         !self.request.load(Ordering::Relaxed).is_null()
     }
 
-    /// Victim, whose mailbox this is: accepts the request that there is, if any, and answers with what `take` gives. True: it handed something over.
+    /// Victim, whose mailbox this is: accepts the request that there is, if any, and answers with what `take` gives: it is called until it
+    /// gives nothing, as often as the thief would like. True: something was handed over.
     ///
     /// # Safety
     /// The victim's thread, masked. What `take` gives may be used by the thief's thread, and by nobody else.
-    pub unsafe fn respond(&self, take: impl FnOnce() -> Option<NonNull<T>>) -> bool {
+    pub unsafe fn respond(&self, mut take: impl FnMut() -> Option<NonNull<T>>) -> bool {
         let thief = self.request.load(Ordering::Relaxed);
         if thief.is_null() {
             return false;
@@ -128,9 +154,21 @@ impl<T> Mailbox<T> {
             return false; // withdrawn; whoever asks after that interrupts anew
         }
         let item = take();
-        let order = if mutant!("mailbox-relaxed-answer") { Ordering::Relaxed } else { Ordering::Release };
         // SAFETY: the thief waits for the answer, and mailboxes live as long as each other.
-        unsafe { (*thief).answer.store(item.map_or_else(refused, NonNull::as_ptr), order) };
+        let reply = unsafe { &(*thief).answer };
+        if item.is_some() {
+            let want = reply.want.load(Ordering::Relaxed);
+            // Relaxed: published by the answer.
+            for (n, place) in reply.more.iter().enumerate() {
+                let another = if n + 1 < want { take() } else { None };
+                place.store(another.map_or(null_mut(), NonNull::as_ptr), Ordering::Relaxed);
+                if another.is_none() {
+                    break;
+                }
+            }
+        }
+        let order = if mutant!("mailbox-relaxed-answer") { Ordering::Relaxed } else { Ordering::Release };
+        reply.first.store(item.map_or_else(refused, NonNull::as_ptr), order);
         item.is_some()
     }
 

@@ -11,7 +11,7 @@ use crate::lock::Lock;
 use std::cell::Cell;
 use std::ptr::{NonNull, null};
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use unyield_stealing::Looks;
 
 /// Where an identity is listed.
@@ -118,7 +118,7 @@ impl Exposed {
     /// # Safety
     /// Under the lock.
     unsafe fn list(&self, lists: &Lists, identity: &Identity, place: Place) {
-        let before = identity.forks.place.swap(place as u8, Relaxed);
+        let before = identity.forks.place.load(Relaxed);
         // SAFETY: where the identity says that it is.
         unsafe {
             if before == Place::Resting as u8 {
@@ -140,6 +140,8 @@ impl Exposed {
                 }
             }
         }
+        // Last: one that is nowhere may be resumed without the lock, end and be freed. Release pairs with the acquire in `resuming`.
+        identity.forks.place.store(place as u8, Release);
     }
 
     /// The running identity has unstarted halves and is about to leave its stack.
@@ -168,8 +170,9 @@ impl Exposed {
     /// Masked; the identity is the caller's to resume.
     #[inline]
     pub(crate) unsafe fn resuming(&self, identity: &Identity, on_carrier: bool) {
-        // Only whoever has the identity lists it, so it is not listed behind our back. Thieves may take it off, which the lock settles.
-        if identity.forks.place.load(Relaxed) != Place::Nowhere as u8 {
+        // Only whoever has the identity lists it, so it is not listed behind our back. Thieves may take it off. Acquire pairs with the release in `list`: who has
+        // done so has done with it, and what thieves took before is seen.
+        if identity.forks.place.load(Acquire) != Place::Nowhere as u8 {
             // SAFETY: as promised.
             unsafe { self.resuming_listed(identity, on_carrier) };
         }

@@ -14,10 +14,11 @@ use super::job::Job;
 use crate::identity::Identity;
 use crate::preempt::Stealing;
 use std::cell::Cell;
+use std::num::NonZero;
 use std::ptr::{NonNull, null};
 use std::sync::atomic::AtomicU8;
 use unyield_preempt::gate::Word;
-use unyield_stealing::lazy::{Bounds, Owner, StealLock};
+use unyield_stealing::lazy::{self, Bounds, Owner, StealLock};
 use unyield_stealing::{Ring, fence};
 
 pub(crate) struct Forks {
@@ -47,6 +48,23 @@ impl Forks {
 
     pub(super) fn lock(&self) -> &StealLock {
         &self.lock
+    }
+}
+
+/// What marks a job in a slot that was taken before, and put there to be run with others.
+const RELAYED: usize = 1;
+
+fn untagged(job: NonNull<Job>) -> NonNull<Job> {
+    job.map_addr(|address| NonZero::new(address.get() & !RELAYED).unwrap_or(address))
+}
+
+/// # Safety
+/// It was just found in a slot; nobody else uses it.
+unsafe fn take(job: NonNull<Job>) {
+    // Whoever has taken it first has done so, and the fiber that forked may wait for it already.
+    if job.addr().get() & RELAYED == 0 {
+        // SAFETY: as promised.
+        unsafe { Job::taken(job) };
     }
 }
 
@@ -116,8 +134,61 @@ impl Identity {
         match &self.forks.ring {
             Some(ring) => ring.steal(),
             // SAFETY: as promised; jobs are what is pushed, and nobody else has what was just taken.
-            None => unsafe { self.bounds()?.take(&self.forks.lock, |job| Job::taken(job)) },
+            None => unsafe { self.bounds()?.take(&self.forks.lock, |job| take(job)) }.map(untagged),
         }
+    }
+
+    /// How many halves it seems to have. As [`Identity::shows_forks`].
+    pub(crate) fn fork_count(&self) -> usize {
+        match &self.forks.ring {
+            Some(ring) => ring.len(),
+            None => self.bounds().map_or(0, Bounds::count),
+        }
+    }
+
+    /// Puts stolen jobs where its own forks go, oldest first: it runs them after what it is bound to ([`Identity::next_relayed`]), unless others take them.
+    ///
+    /// # Safety
+    /// Masked; it is at rest with nothing forked, lazy, and the caller's; the jobs were taken by the caller.
+    pub(crate) unsafe fn relay(&self, jobs: impl Iterator<Item = NonNull<Job>>) {
+        if let Some(bounds) = self.bounds() {
+            let jobs = jobs.map(|job| job.as_ptr().map_addr(|address| address | RELAYED));
+            // SAFETY: as promised.
+            unsafe { bounds.fill(&self.forks.lock, self.stack.first_slot(), jobs) };
+        }
+    }
+
+    /// The newest job that was given to [`Identity::relay`] and that nobody else has taken.
+    ///
+    /// # Safety
+    /// Masked, by this identity, which runs no task.
+    #[inline]
+    pub(crate) unsafe fn next_relayed(&self) -> Option<NonNull<Job>> {
+        match Own.bottom() {
+            0 => None,
+            // SAFETY: as promised.
+            bottom => unsafe { self.pop_relayed(bottom) },
+        }
+    }
+
+    #[cold]
+    unsafe fn pop_relayed(&self, mut bottom: usize) -> Option<NonNull<Job>> {
+        let first = self.stack.first_slot();
+        let mut found = None;
+        while found.is_none() && bottom > first {
+            bottom -= size_of::<usize>();
+            // SAFETY: what is in the slots was relayed: every fork of an ended task has been popped.
+            unsafe {
+                if lazy::pop(&Own, bottom) || lazy::settle(&Own, &self.forks.lock, bottom) {
+                    found = NonNull::new(lazy::read::<Job>(bottom)).map(untagged);
+                }
+            }
+        }
+        if bottom == first {
+            // SAFETY: empty.
+            unsafe { Own.set_bottom(0) };
+        }
+        found
     }
 
     /// As [`Identity::take_fork`], while the identity runs somewhere.
@@ -129,7 +200,7 @@ impl Identity {
             Some(ring) => ring.steal(),
             // SAFETY: as above.
             None if fence::is_asymmetric() => unsafe {
-                self.bounds()?.take_remotely(&self.forks.lock, |job| Job::taken(job))
+                self.bounds()?.take_remotely(&self.forks.lock, |job| take(job)).map(untagged)
             },
             None => None,
         }

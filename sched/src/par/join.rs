@@ -18,7 +18,8 @@ use unyield_stealing::lazy::{self, Owner};
 /// Runs `a` and `b`, perhaps in parallel, and returns both results: `a` here and at once, `b` on an idle worker, or here after `a`.
 ///
 /// Any fiber; a plain thread has both run on the global runtime, and blocks. Also inside a critical section, where it runs both here, one after the
-/// other, unless it is itself inside another `join` from outside the section. The wait for a half that runs elsewhere parks the fiber, lends its stack, and so is
+/// other, unless it is itself inside another `join` from outside the section; likewise in a fiber whose stack is larger than the runtime's (`fiber::Builder::stack_size`),
+/// since a half that is stolen runs on a stack of the runtime's size. The wait for a half that runs elsewhere parks the fiber, lends its stack, and so is
 /// not cancelled; a cancel is delivered at a later wait.
 ///
 /// ```
@@ -293,7 +294,7 @@ where
 enum Place {
     Lazy(Region),
     Eager(&'static Identity),
-    /// Nobody can help: inside a critical section, or in a forked child.
+    /// Nobody can help: inside a critical section, in a forked child, on a stack that is larger than the runtime's.
     Alone,
     /// A plain thread.
     Outside,
@@ -314,9 +315,14 @@ impl Place {
         }
         // SAFETY: the running fiber's own identity.
         let identity = unsafe { &*task.identity.load(Relaxed) };
+        let runtime = task.runtime();
+        if identity.stack.asked() > runtime.stack_size {
+            // Whoever runs a stolen half has a stack of the runtime's size: whether it overflows must not depend on who runs it.
+            return Place::Alone;
+        }
         match identity.forks.ring() {
             Some(_) => Place::Eager(identity),
-            None => Place::Lazy(Region::begin(task.runtime(), identity)),
+            None => Place::Lazy(Region::begin(runtime, identity)),
         }
     }
 }

@@ -45,8 +45,9 @@ struct Seen {
     ticks: u32,
     /// At the first: the thread's CPU time, and its interrupts that had found the gate closed.
     cpu: u64,
-    /// The thread's CPU time when the second was: what it has used since then it has used with a tick to answer.
+    /// At the second: the thread's CPU time (what it has used since then it has used with a tick to answer), and its interrupts that had come in vain.
     unanswered_cpu: u64,
+    stale: u64,
     deferred: u64,
     /// When to ask again whether the thread wants to run, and the last answer.
     next_look: u64,
@@ -196,8 +197,13 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> u64 {
                 again = now + quantum;
             }
         }
+        let stale = worker.receiver.counters.stale.load(Relaxed);
+        if seen.ticks > 2 && seen.stale != stale && !seen.stuck {
+            seen.ticks = 1; // it did answer: nothing else could run there at that moment
+        }
         seen.ticks = seen.ticks.saturating_add(1);
         if seen.ticks == 2 {
+            seen.stale = stale;
             seen.unanswered_cpu = thread_cpu(worker.receiver.tid());
         } else if seen.ticks > STUCK && !seen.stuck && now - seen.since >= quantum + STUCK_TIME {
             let used = thread_cpu(worker.receiver.tid()).saturating_sub(seen.unanswered_cpu);

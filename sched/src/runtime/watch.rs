@@ -16,8 +16,8 @@
 use super::Shared;
 use crate::identity::Identity;
 use std::cell::Cell;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use unyield_stealing::{Looks, fence};
 
 /// How long (ns) something to steal must have been seen before a worker is woken for it.
@@ -32,6 +32,8 @@ const HYSTERESIS: u32 = 16;
 
 pub(crate) struct Watch {
     on: AtomicBool,
+    /// Until when (ns) no worker is woken: thieves have come in vain.
+    resting: AtomicU64,
     looks: Looks,
     // The timer's own:
     since: Cell<u64>,
@@ -47,6 +49,7 @@ impl Watch {
     pub(crate) fn new() -> Watch {
         Watch {
             on: AtomicBool::new(false),
+            resting: AtomicU64::new(0),
             looks: Looks::new(),
             since: Cell::new(0),
             period: Cell::new(PERIOD),
@@ -75,6 +78,11 @@ impl Watch {
             runtime.timers.wake();
             runtime.armed.rouse();
         }
+    }
+
+    /// A thief has come in vain, and wants no other to be woken before `until` (ns).
+    pub(crate) fn rest(&self, until: u64) {
+        self.resting.store(until, Relaxed); // a hint
     }
 
     /// Timer thread: looks, if it is time to. Returns when to look again; `u64::MAX`: nobody forks.
@@ -107,7 +115,11 @@ impl Watch {
             self.period.set(PERIOD);
             if self.since.get() == 0 {
                 self.since.set(now);
-            } else if idle && now - self.since.get() >= RIPE && runtime.idle.searching() == 0 {
+            } else if idle
+                && now - self.since.get() >= RIPE
+                && now >= self.resting.load(Relaxed)
+                && runtime.idle.searching() == 0
+            {
                 runtime.idle.notify_one();
             }
         } else {

@@ -12,10 +12,11 @@
 //! | `native`, `native_fs`, `after`, `cache`, `picks` | the worker, masked | the worker |
 //! | `counters`, `looks` | the worker | anybody, racily |
 //! | `mailbox` | see `unyield-stealing` | |
-//! | `took_part` | the worker | the worker |
+//! | `took_part`, `pace` | the worker | the worker |
 
 pub(crate) mod carrier;
 pub(crate) mod enqueue;
+mod pace;
 mod pick;
 pub(crate) mod preempt;
 pub(crate) mod resume;
@@ -127,6 +128,7 @@ pub(crate) struct Worker {
     pub(crate) looks: Looks,
     /// It has taken or given a half of a fork-join since it last looked for work.
     took_part: Cell<bool>,
+    pace: pace::Pace,
     /// Carriers: what to serve next, and the futex word that says so.
     pub(crate) assigned: AtomicPtr<Identity>,
     pub(crate) bell: AtomicU32,
@@ -186,6 +188,7 @@ impl Worker {
             mailbox: Mailbox::new(),
             looks: Looks::new(),
             took_part: Cell::new(false),
+            pace: pace::Pace::default(),
             assigned: AtomicPtr::new(null_mut()),
             bell: AtomicU32::new(0),
             exiting: AtomicBool::new(false),

@@ -1,6 +1,6 @@
 //! What an interrupt decides: whether the running fiber's quantum is over, and where it goes.
 
-use super::{After, STEAL, TICK, Worker, carrier, resume};
+use super::{After, Role, STEAL, TICK, Worker, carrier, resume};
 use crate::runtime::fork;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -43,9 +43,30 @@ fn wants_preempt(worker: &Worker) -> bool {
 /// The contract of `unyield_preempt::vector::Handler`.
 pub(crate) unsafe fn on_tick(receiver: &Receiver, frame: Option<&mut Frame>) {
     let worker = worker_of(receiver);
-    if !wants_preempt(worker) {
-        return;
+    if wants_preempt(worker) {
+        // SAFETY: in a handler, whose frame this is.
+        unsafe { preempt(worker, frame) }
     }
+}
+
+/// Whoever runs here was interrupted for another reason, in a call that blocks: at most one interrupt for each call, so it goes to a carrier now.
+///
+/// # Safety
+/// As for [`on_tick`].
+pub(super) unsafe fn leave_call(worker: &Worker, frame: Option<&mut Frame>) {
+    // SAFETY: the frame is an interrupted fiber's, whose text is mapped.
+    if worker.role != Role::Carrier && unsafe { frame.as_ref().and_then(|frame| frame.syscall()) }.is_some() {
+        // SAFETY: as promised.
+        unsafe { preempt(worker, frame) }
+    }
+}
+
+/// Has the running fiber leave the worker, if it can.
+///
+/// # Safety
+/// Masked, in a handler on `worker`; `frame` is the interrupted fiber's, if it was interrupted.
+unsafe fn preempt(worker: &Worker, frame: Option<&mut Frame>) {
+    let receiver = &worker.receiver;
     // A changed signal mask or alternate stack belongs to the OS thread. The signal handler has looked at them already; at the end of a section nobody has.
     if !receiver.may_switch(frame.is_some()) && !cfg!(unyield_mutant = "no_mask_check") {
         receiver.suspect();

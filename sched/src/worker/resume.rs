@@ -202,6 +202,12 @@ unsafe fn next_task_here(worker: &Worker, identity: &Identity) -> bool {
     // SAFETY: masked, on this worker.
     unsafe {
         let runtime = worker.runtime();
+        if let Some(job) = identity.next_relayed() {
+            worker.count_spawned();
+            helper::bind(identity, job);
+            start_slice(worker, identity);
+            return true;
+        }
         if identity.stack.asked() != runtime.stack_size {
             identity.retire.set(true); // made for one task
             identity.next_up.set(worker.pick().map(NonNull::from));

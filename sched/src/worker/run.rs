@@ -175,7 +175,7 @@ impl Worker {
         let work = if starving {
             runtime.pool.has_some() || self.queue.has_started() || !runtime.injector.is_empty()
         } else {
-            self.queue.has_work() || runtime.has_queued_work()
+            self.queue.has_work() || runtime.has_queued_work() || self.sees_eager_forks(runtime)
         };
         let claimed = if work || runtime.stopping.load(Acquire) || !self.takes_work() {
             runtime.idle.cancel_sleep(ticket)

@@ -102,7 +102,7 @@ impl Worker {
             };
             let job = match runtime.stealing {
                 Stealing::Eager => self.take_remotely(victim),
-                Stealing::Lazy => self.ask(runtime, victim),
+                Stealing::Lazy => self.ask(runtime, victim, identity),
             };
             match job {
                 Some(job) => {
@@ -128,10 +128,26 @@ impl Worker {
         })
     }
 
+    /// Where halves are exposed at once, who exposes one wakes nobody while a worker searches; so that one looks once more before it sleeps. (Of lazy ones the
+    /// timer's watch knows.)
+    pub(super) fn sees_eager_forks(&self, runtime: &Shared) -> bool {
+        runtime.stealing == Stealing::Eager
+            && !cfg!(unyield_mutant = "eager_no_last_look")
+            && (runtime.slots().any(|worker| self.sees_forks(worker))
+                || !runtime.exposed.carries_nobody() && runtime.exposed.carried_show_forks())
+    }
+
     /// Interrupts `victim` and waits for its answer; takes by itself if there is none.
-    unsafe fn ask(&self, runtime: &Shared, victim: &Worker) -> Option<NonNull<Job>> {
+    ///
+    /// # Safety
+    /// As for [`Worker::steal_fork`]; `identity` is at rest, and ours.
+    unsafe fn ask(&self, runtime: &Shared, victim: &Worker, identity: &Identity) -> Option<NonNull<Job>> {
+        let pace = &self.pace;
+        if pace.rests() {
+            return None;
+        }
         // SAFETY: this worker asks nobody else; workers' memory lives as long as the runtime.
-        if !unsafe { self.mailbox.ask(&victim.mailbox) } {
+        if !unsafe { self.mailbox.ask(&victim.mailbox, pace.want()) } {
             return None; // somebody else is about to get it
         }
         bump(&self.counters.fork_requests);
@@ -141,9 +157,17 @@ impl Worker {
         let mut withdrawn = false;
         loop {
             match self.mailbox.poll() {
-                Some(Answer::Item(job)) => return Some(job),
+                Some(Answer::Item(job)) => {
+                    let mut more = self.mailbox.more().peekable();
+                    if more.peek().is_some() {
+                        // SAFETY: at rest, and ours; what is handed over is ours too.
+                        unsafe { identity.relay(more.inspect(|_| bump(&self.counters.forks_stolen))) };
+                    }
+                    return Some(job);
+                }
                 Some(Answer::Refused) => {
                     bump(&self.counters.fork_refusals);
+                    runtime.watch.rest(pace.refused());
                     return None;
                 }
                 None => {}
@@ -179,11 +203,17 @@ impl Worker {
         // SAFETY: masked; the identity is at rest, the job taken.
         unsafe { helper::bind(identity, job) };
         self.took_part.set(true);
+        self.pace.begin();
         Loot::Fiber(identity)
     }
 
     /// Until when (ns) to look for halves before it sleeps: for a while, if this worker has just taken or given one.
     pub(super) fn search_until(&self) -> u64 {
-        if self.took_part.replace(false) { tick::now() + SPIN } else { 0 }
+        if !self.took_part.replace(false) {
+            return 0;
+        }
+        let now = tick::now();
+        self.pace.end(now);
+        now + SPIN
     }
 }

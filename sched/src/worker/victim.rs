@@ -1,6 +1,6 @@
 //! The victim's side of a steal: an idle worker has interrupted this one and waits for the oldest unstarted half of the running fiber.
 //!
-//! In the handler: masked, on the interrupted fiber, no switch, no allocation, no lock that waits.
+//! In the handler: masked, on the interrupted fiber, no allocation, no lock that waits; no switch, unless it was interrupted in a call that blocks.
 
 use super::{Worker, preempt};
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,15 +10,22 @@ use unyield_preempt::{Frame, Receiver};
 ///
 /// # Safety
 /// The contract of `unyield_preempt::vector::Handler`.
-pub(crate) unsafe fn on_steal(receiver: &Receiver, _frame: Option<&mut Frame>) {
+pub(crate) unsafe fn on_steal(receiver: &Receiver, frame: Option<&mut Frame>) {
     let worker = preempt::worker_of(receiver);
     // SAFETY: masked, on this worker; `current` is the fiber that was interrupted, whose bounds nobody else changes now but under their lock. What is taken is the
     // thief's.
     unsafe {
-        let given = worker.mailbox.respond(|| worker.current.load(Relaxed).as_ref()?.take_fork());
+        let identity = worker.current.load(Relaxed).as_ref();
+        // At least half stays, however many are asked for.
+        let mut left = identity.map_or(0, |identity| identity.fork_count().div_ceil(2));
+        let given = worker.mailbox.respond(|| {
+            left = left.checked_sub(1)?;
+            identity?.take_fork()
+        });
         if given {
             worker.took_part.set(true);
         }
+        preempt::leave_call(worker, frame);
     }
 }
 

@@ -41,6 +41,27 @@ fn a_hundred_thousand_deep() {
     }
 }
 
+/// A fiber with a larger stack than the runtime's: its halves are as deep, so nobody runs them on a smaller one.
+#[test]
+fn a_fiber_with_a_larger_stack() {
+    for stealing in [Stealing::Lazy, Stealing::Eager] {
+        let runtime = runtime(2, stealing);
+        let handle = runtime.handle().clone();
+        for _ in 0..5 {
+            let large = runtime.run(|| {
+                unyield::fiber::Builder::new()
+                    .stack_size(STACK / 8)
+                    .spawn(|| join(|| chain(5_000), || other_chain(5_000)))
+                    .unwrap()
+                    .join()
+                    .unwrap()
+            });
+            assert_eq!(large, (5_000, 5_000));
+        }
+        assert_eq!(handle.metrics().forks_stolen(), 0);
+    }
+}
+
 #[test]
 fn stealing_does_not_deepen_the_recursion() {
     // Each level of the tree is on the stack once, however much is stolen: with 64 KB and a depth of 30 there is no room for more (rayon #854).

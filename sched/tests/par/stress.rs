@@ -122,6 +122,16 @@ fn stress(workers: usize, stealing: Stealing, others: usize) {
         metrics.steals_withdrawn(),
         (0..workers).map(|w| metrics.worker_preempt_count(w)).sum::<u64>(),
     );
+    for w in 0..workers {
+        println!(
+            "  worker {w}: {} interrupts, {} deferred, {} misplaced, {} on a foreign mask, {} stale",
+            metrics.worker_interrupt_count(w),
+            metrics.worker_deferred_count(w),
+            metrics.worker_misplaced_count(w),
+            metrics.worker_foreign_mask_count(w),
+            metrics.worker_stale_count(w),
+        );
+    }
     drop(load);
 }
 

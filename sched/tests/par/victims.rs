@@ -108,6 +108,31 @@ fn a_fiber_in_a_call() {
     blocked(|flag| nap(flag, |time| unyield::fiber::blocking(|| std::thread::sleep(time))), "blocking");
 }
 
+/// However many halves are stolen from a fiber in a call, thieves interrupt it once.
+#[test]
+fn a_fiber_in_calls_is_interrupted_once() {
+    let runtime = Runtime::builder().workers(2).build().unwrap();
+    for _ in 0..5 {
+        let interrupted = runtime.run(|| {
+            fn deep(n: u32) -> u32 {
+                if n == 0 {
+                    let start = Instant::now();
+                    let mut interrupted = 0;
+                    while start.elapsed() < 100 * MS {
+                        // SAFETY: no descriptors.
+                        interrupted += u32::from(unsafe { libc::poll(std::ptr::null_mut(), 0, 150) } != 0);
+                    }
+                    return interrupted;
+                }
+                join(|| deep(n - 1), || spin(2 * MS)).0
+            }
+            deep(20)
+        });
+        // Once by a thief; the next calls perhaps because no carrier was there yet, or by a tick that sends a fiber back which seems to compute.
+        assert!(interrupted <= 3, "{interrupted} times for 20 halves");
+    }
+}
+
 #[test]
 fn a_fiber_with_an_os_thread_of_its_own() {
     for stealing in [Stealing::Lazy, Stealing::Eager] {
@@ -146,6 +171,29 @@ fn a_fiber_in_a_critical_section() {
             assert!(ran, "nobody took the half of a fiber in a critical section");
         }
         assert!(runtime.handle().metrics().forks_taken_remotely() > 0);
+    }
+}
+
+/// A worker that has just looked everywhere and goes to sleep does not miss what is exposed in that moment.
+#[test]
+fn a_worker_that_falls_asleep() {
+    for (stealing, rounds) in [(Stealing::Eager, 5_000), (Stealing::Lazy, 500)] {
+        let runtime = runtime(2, stealing);
+        for round in 0..rounds {
+            let flag = AtomicBool::new(false);
+            let seen = runtime.run(|| {
+                spin(Duration::from_nanos(round % 100 * 200)); // at some moment of its search
+                let wait = || {
+                    let start = Instant::now();
+                    while !flag.load(Acquire) && start.elapsed() < Duration::from_secs(5) {
+                        std::hint::spin_loop();
+                    }
+                    flag.load(Acquire)
+                };
+                join(wait, || flag.store(true, Release)).0
+            });
+            assert!(seen, "{stealing:?}: nobody has come, round {round}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The kinds of work, how they are chosen, and what they share.
 
-use crate::{fibers, machine, ordinary, print, waits};
+use crate::{fibers, forks, machine, ordinary, print, waits};
 use std::fmt;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -54,6 +54,8 @@ pub static KINDS: &[Kind] = &[
     kind("os_thread", 2, waits::os_thread),
     kind("mutex", 4, fibers::mutex),
     kind("condvar", 3, fibers::condvar),
+    kind("fork", 4, forks::tree),
+    kind("forks", 3, forks::waiting),
     kind("shared", 3, fibers::shared),
     kind("channel", 4, fibers::channel),
     kind("oneshot", 3, fibers::oneshot),

@@ -15,6 +15,7 @@ mod kinds;
 mod allocator;
 mod args;
 mod fibers;
+mod forks;
 mod machine;
 mod ordinary;
 mod print;
