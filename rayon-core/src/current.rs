@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `registry` | [`Entered`] | its drop |
 //! | `lease` | [`Entered`], or later `index` | its drop |
+//! | `began` | [`Entered`], if it has got no lease | |
 //! | `ticket` | who begins a job | its drop, or a wait, which sets a new one afterwards |
 //! | `handler` | [`InHandlers`], on a pool's own threads | its drop |
 
@@ -21,6 +22,7 @@ use unyield::raw::Rules;
 struct Current {
     registry: Cell<*const Registry>,
     lease: Cell<Option<Lease>>,
+    began: Cell<u64>,
     ticket: Cell<Option<Ticket>>,
     handler: Cell<Option<usize>>,
 }
@@ -30,6 +32,7 @@ thread_local! {
         Current {
             registry: Cell::new(null()),
             lease: Cell::new(None),
+            began: Cell::new(0),
             ticket: Cell::new(None),
             handler: Cell::new(None),
         }
@@ -67,6 +70,16 @@ pub(crate) fn set_lease(lease: Lease) {
     debug_assert!(had.is_none(), "one index for a fiber");
 }
 
+/// The calling fiber has begun without an index.
+pub(crate) fn number(registry: &Registry) {
+    CURRENT.with(|current| current.began.set(registry.indices.number()));
+}
+
+/// What [`number`] gave it.
+pub(crate) fn began() -> u64 {
+    CURRENT.with(|current| current.began.get())
+}
+
 /// The calling fiber is running what this was given for.
 pub(crate) fn set_ticket(ticket: Ticket) {
     let had = CURRENT.with(|current| current.ticket.replace(Some(ticket)));
@@ -93,6 +106,8 @@ impl Entered {
         let entered = Entered::bare(registry);
         if registry.indices.are_used() {
             set_lease(registry.acquire(None));
+        } else {
+            number(registry);
         }
         entered
     }

@@ -17,17 +17,19 @@
 //! Nobody needs an index until the first call of `current_thread_index` in a pool. From then on every fiber of the pool takes one when it begins, before it runs anything of
 //! the program's: at most as many of them as there are threads are between two waits, as in rayon. So a program that never asks is not held back by any of this.
 //!
-//! **No deadlock that rayon would not have.** A fiber waits for an index only at its beginning, where it holds nothing, or after a wait of its own, for those that are on top of
-//! it. Let every top of the stacks wait for another fiber: then each is lent, and whoever needs an index gets one; so all that is waited for has begun, and lies below
-//! something on top. Take the one of these that began last. What is on top of it began later still, contradiction. What remains are waits for things that
-//! rayon does not know (locks, channels), and there the rules are rayon's, deadlocks included.
+//! **No deadlock that rayon would not have.** Fibers are numbered as they begin, so whoever is waited for has a higher number than who waits. In a stack the numbers grow upwards: most
+//! fibers take their index when they begin; one that began before indices were used, and asks in its middle, goes only on top of those with lower numbers. Let now
+//! nobody go on, for no other reason than these waits: then each top is lent, so whoever has not begun gets an index, and all that is waited for has begun. Take
+//! the fiber with the highest number. It does not wait for one on top of it, nor for one that it has waited for in rayon: these have higher ones. If it waits for an index in its middle, the
+//! tops have lower ones: it gets it. Contradiction. What remains are waits for things that rayon does not know (locks, channels). Where a fiber begins it holds
+//! none of those, so the rules are rayon's there, deadlocks included.
 //!
-//! The exception is the transition: a fiber that began before the first call, and asks in its middle, may have to wait there, with locks held. The README says how to avoid it.
+//! The exception is the transition: a fiber that asks in its middle may have to wait there, with locks held. The README says how to avoid it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use unyield::raw::Latch;
 use unyield::sync::Mutex;
 
@@ -45,8 +47,9 @@ impl Lease {
     }
 }
 
-#[derive(Default)]
 struct Frame {
+    /// The fiber's number: higher than those below.
+    began: u64,
     lent: bool,
     /// Its wait is over: it goes on as soon as it is on top.
     resume: Option<Arc<Latch>>,
@@ -55,6 +58,8 @@ struct Frame {
 struct Applicant {
     /// `None`: any index.
     wants: Option<usize>,
+    /// `None`: it begins.
+    began: Option<u64>,
     granted: Mutex<Option<Lease>>,
     latch: Latch,
 }
@@ -64,11 +69,14 @@ struct State {
     applicants: VecDeque<Arc<Applicant>>,
     /// Jobs that found no index and are still in their queues.
     owed: usize,
+    numbers: Arc<AtomicU64>,
 }
 
 /// The indices of a pool.
 pub(crate) struct Indices {
     used: AtomicBool,
+    /// Of the fibers, as they begin.
+    numbers: Arc<AtomicU64>,
     state: Mutex<State>,
 }
 
@@ -96,25 +104,28 @@ impl Owed {
 }
 
 impl State {
-    fn is_available(&self, index: usize) -> bool {
-        self.stacks[index].last().is_none_or(|top| top.lent)
+    /// To a fiber with the number `began`, or to one that begins.
+    fn is_available(&self, index: usize, began: Option<u64>) -> bool {
+        self.stacks[index].last().is_none_or(|top| top.lent && began.is_none_or(|began| began > top.began))
     }
 
     /// A free one, best `hint`; else one that is lent.
-    fn find(&self, wants: Option<usize>, hint: usize) -> Option<usize> {
+    fn find(&self, wants: Option<usize>, began: Option<u64>, hint: usize) -> Option<usize> {
         if let Some(index) = wants {
-            return self.is_available(index).then_some(index);
+            return self.is_available(index, began).then_some(index);
         }
         let n = self.stacks.len();
         let mut all = (hint..n).chain(0..hint);
         all.clone()
             .find(|&index| self.stacks[index].is_empty())
-            .or_else(|| all.find(|&index| self.is_available(index)))
+            .or_else(|| all.find(|&index| self.is_available(index, began)))
     }
 
-    fn push(&mut self, index: usize) -> Lease {
+    fn push(&mut self, index: usize, began: Option<u64>) -> Lease {
+        let began = began.unwrap_or_else(|| self.numbers.fetch_add(1, Relaxed));
         let stack = &mut self.stacks[index];
-        stack.push(Frame::default());
+        debug_assert!(stack.last().is_none_or(|below| below.began < began));
+        stack.push(Frame { began, lent: false, resume: None });
         Lease { index: index as u32, depth: stack.len() as u32 - 1 }
     }
 
@@ -126,13 +137,15 @@ impl State {
             top.lent = false;
             return Owed { resume: Some(latch), ..Owed::default() };
         }
-        if !self.is_available(index) {
+        if !self.is_available(index, None) {
             return Owed::default();
         }
-        let suits = |applicant: &Arc<Applicant>| applicant.wants.is_none_or(|wanted| wanted == index);
+        let suits = |applicant: &Arc<Applicant>| {
+            applicant.wants.is_none_or(|wanted| wanted == index) && self.is_available(index, applicant.began)
+        };
         if let Some(at) = self.applicants.iter().position(suits) {
             let applicant = self.applicants.remove(at).expect("just found");
-            *applicant.granted.lock() = Some(self.push(index));
+            *applicant.granted.lock() = Some(self.push(index, applicant.began));
             return Owed { grant: Some(applicant), ..Owed::default() };
         }
         let begin_one = self.owed > 0;
@@ -143,9 +156,14 @@ impl State {
 
 impl Indices {
     pub(crate) fn new(n: usize) -> Indices {
-        let state =
-            State { stacks: (0..n).map(|_| Vec::new()).collect(), applicants: VecDeque::new(), owed: 0 };
-        Indices { used: AtomicBool::new(false), state: Mutex::new(state) }
+        let numbers = Arc::new(AtomicU64::new(0));
+        let state = State {
+            stacks: (0..n).map(|_| Vec::new()).collect(),
+            applicants: VecDeque::new(),
+            owed: 0,
+            numbers: numbers.clone(),
+        };
+        Indices { used: AtomicBool::new(false), numbers, state: Mutex::new(state) }
     }
 
     /// True if every fiber of the pool takes an index when it begins.
@@ -161,14 +179,21 @@ impl Indices {
         }
     }
 
-    /// Waits for an index: a certain one, or any, best `hint`. First come, first served.
-    pub(crate) fn acquire(&self, wants: Option<usize>, hint: usize) -> Lease {
+    /// A number for a fiber that begins without an index.
+    pub(crate) fn number(&self) -> u64 {
+        // Relaxed: a fiber that another one has made begins after that one.
+        self.numbers.fetch_add(1, Relaxed)
+    }
+
+    /// Waits for an index: a certain one, or any, best `hint`. First come, first served. `began`: the number of a fiber that has begun without one.
+    pub(crate) fn acquire(&self, wants: Option<usize>, began: Option<u64>, hint: usize) -> Lease {
         let applicant = {
             let mut state = self.state.lock();
-            if let Some(index) = state.find(wants, hint) {
-                return state.push(index);
+            if let Some(index) = state.find(wants, began, hint) {
+                return state.push(index, began);
             }
-            let applicant = Arc::new(Applicant { wants, granted: Mutex::new(None), latch: Latch::new() });
+            let applicant =
+                Arc::new(Applicant { wants, began, granted: Mutex::new(None), latch: Latch::new() });
             applicant.latch.begin();
             state.applicants.push_back(applicant.clone());
             applicant
@@ -181,8 +206,8 @@ impl Indices {
     /// For a job: does not wait. If there is no index, one job is begun when there is.
     pub(crate) fn acquire_or_owe(&self, hint: usize) -> Option<Lease> {
         let mut state = self.state.lock();
-        match state.find(None, hint) {
-            Some(index) => Some(state.push(index)),
+        match state.find(None, None, hint) {
+            Some(index) => Some(state.push(index, None)),
             None => {
                 state.owed += 1;
                 None
@@ -233,13 +258,13 @@ mod tests {
     #[test]
     fn an_index_is_lent_and_comes_back_in_the_order_of_a_stack() {
         let indices = Indices::new(1);
-        let a = indices.acquire(None, 0);
+        let a = indices.acquire(None, None, 0);
         assert!(indices.acquire_or_owe(0).is_none(), "A has it");
         assert!(indices.lend(a).settle(), "the job that was owed may begin");
         let b = indices.acquire_or_owe(0).expect("lent");
         assert_eq!((b.index(), b.depth), (0, 1));
         assert!(!indices.lend(b).settle());
-        let c = indices.acquire(Some(0), 0);
+        let c = indices.acquire(Some(0), None, 0);
         assert_eq!(c.depth, 2);
         assert!(!indices.release(c).settle());
         indices.resume(b);
@@ -252,9 +277,9 @@ mod tests {
     #[test]
     fn whoever_waits_below_goes_on_before_anybody_else() {
         let indices = Arc::new(Indices::new(1));
-        let a = indices.acquire(None, 0);
+        let a = indices.acquire(None, None, 0);
         assert!(!indices.lend(a).settle());
-        let b = indices.acquire(None, 0);
+        let b = indices.acquire(None, None, 0);
         assert!(indices.acquire_or_owe(0).is_none());
         let resumed = std::thread::spawn({
             let indices = indices.clone();
@@ -271,11 +296,34 @@ mod tests {
     #[test]
     fn free_indices_go_before_lent_ones_and_the_hint_first() {
         let indices = Indices::new(3);
-        let first = indices.acquire(None, 1);
+        let first = indices.acquire(None, None, 1);
         assert_eq!(first.index(), 1);
         assert!(!indices.lend(first).settle());
-        assert_eq!(indices.acquire(None, 1).index(), 2);
-        assert_eq!(indices.acquire(None, 1).index(), 0);
-        assert_eq!(indices.acquire(None, 2).index(), 1);
+        assert_eq!(indices.acquire(None, None, 1).index(), 2);
+        assert_eq!(indices.acquire(None, None, 1).index(), 0);
+        assert_eq!(indices.acquire(None, None, 2).index(), 1);
+    }
+
+    #[test]
+    fn whoever_began_before_does_not_go_on_top() {
+        let indices = Arc::new(Indices::new(1));
+        let early = indices.number();
+        let a = indices.acquire(None, None, 0);
+        let late = indices.number();
+        assert!(!indices.lend(a).settle());
+        let waits = std::thread::spawn({
+            let indices = indices.clone();
+            move || indices.acquire(None, Some(early), 0)
+        });
+        while indices.state.lock().applicants.is_empty() {
+            std::thread::yield_now();
+        }
+        let b = indices.acquire(None, Some(late), 0);
+        assert_eq!(b.depth, 1);
+        assert!(!indices.release(b).settle());
+        indices.resume(a);
+        assert!(!waits.is_finished());
+        assert!(!indices.release(a).settle());
+        assert_eq!(waits.join().expect("granted").depth, 0);
     }
 }

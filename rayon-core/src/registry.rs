@@ -222,6 +222,8 @@ impl Registry {
                 Some(lease) => current::set_lease(lease),
                 None => return,
             }
+        } else {
+            current::number(self);
         }
         let (entry, ticket) = self.take();
         let job = entry.into_job();
@@ -262,8 +264,9 @@ impl Registry {
         !self.queues[own].is_empty() || self.broadcasts.any_for(own)
     }
 
+    /// For a fiber that begins.
     pub(crate) fn acquire(&'static self, wants: Option<usize>) -> Lease {
-        self.indices.acquire(wants, self.hint())
+        self.indices.acquire(wants, None, self.hint())
     }
 
     pub(crate) fn release(&'static self, lease: Lease) {
@@ -287,7 +290,11 @@ impl Registry {
     #[cold]
     fn first_index(&'static self) -> Lease {
         self.indices.use_from_now_on();
-        let lease = self.acquire(None);
+        let lease = {
+            // A broadcast does not come after a fiber that waits here: whoever has the index may wait for that broadcast.
+            let _waiting = Waiting::begin();
+            self.indices.acquire(None, Some(current::began()), self.hint())
+        };
         current::set_lease(lease);
         lease
     }

@@ -222,3 +222,51 @@ fn handlers_know_which_thread_they_are_on() {
     told.sort();
     assert_eq!(told, [0, 0, 1, 1, 2, 2].map(|i| (i, Some(i))));
 }
+
+#[test]
+fn fibers_that_ask_in_their_middle_get_an_index_without_deadlock() {
+    // Each pool is new, so that its fibers begin without indices: they wait here and there, spawn, and ask at random.
+    fn work(seed: u64, levels: u32, asked: &AtomicUsize) {
+        let choice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
+        if choice & 1 != 0 {
+            asked.fetch_add(1, Relaxed);
+            let mine = index();
+            compute(300);
+            assert_eq!(index(), mine);
+        }
+        if levels > 0 {
+            let child = |i: u64| work(seed.wrapping_mul(31).wrapping_add(i), levels - 1, asked);
+            match choice >> 1 {
+                0..=2 => drop(join(|| child(1), || child(2))),
+                3..=5 => scope(|s| {
+                    s.spawn(|_| child(3));
+                    if choice & 1 == 0 {
+                        index();
+                    }
+                    s.spawn(|_| child(4));
+                    yield_now();
+                    child(5);
+                }),
+                6 => {
+                    rayon_core::broadcast(|_| compute(10));
+                    child(6);
+                }
+                _ => scope(|s| (0..3).for_each(|i| s.spawn(move |_| child(7 + i)))),
+            }
+        }
+        if choice & 2 != 0 {
+            index();
+        }
+    }
+    let asked = AtomicUsize::new(0);
+    for round in 0..60 {
+        let pool = pool(1 + round % 4);
+        pool.scope(|s| {
+            for i in 0..6 {
+                let asked = &asked;
+                s.spawn(move |_| work(round as u64 * 1_000 + i, 6, asked));
+            }
+        });
+    }
+    assert!(asked.into_inner() > 1_000);
+}

@@ -117,3 +117,29 @@ fn what_cannot_be_had_is_said() {
     let inside = pool.install(|| ThreadPoolBuilder::new().use_current_thread().build().unwrap_err());
     assert!(inside.to_string().contains("already part"), "{inside}");
 }
+
+#[test]
+fn a_broadcast_comes_after_what_was_spawned() {
+    for threads in [1, 2, 4] {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let done = Arc::new(AtomicUsize::new(0));
+        for round in 1..=30 {
+            // Also jobs that wait in rayon themselves, for a broadcast or for others.
+            let (of_spawned, of_scope) = (done.clone(), done.clone());
+            pool.install(move || {
+                for _ in 0..10 {
+                    let done = of_spawned.clone();
+                    spawn(move || {
+                        std::hint::black_box((0..20_000u64).map(std::hint::black_box).sum::<u64>());
+                        done.fetch_add(1, Relaxed);
+                    });
+                }
+                spawn(move || {
+                    rayon_core::scope(|s| s.spawn(|_| drop(rayon_core::broadcast(|_| of_scope.clone()))))
+                });
+            });
+            pool.broadcast(|_| ());
+            assert_eq!(done.load(Relaxed), round * 10);
+        }
+    }
+}
