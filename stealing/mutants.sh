@@ -30,6 +30,9 @@ for name in "$@"; do
     case $name in
         armed-*) which=armed ;;
         idle-*) which=idle ;;
+        lazy-*) which=lazy ;;
+        looks-*) which=looks ;;
+        mailbox-*) which=mailbox ;;
         *) which=queues ;;
     esac
     flag="--cfg unyield_mutant=\"$name\""
@@ -38,7 +41,7 @@ for name in "$@"; do
         echo "SURVIVES: $name"
         survivors=$((survivors + 1))
     else
-        echo "caught: $name ($(grep -ohE 'deadlock|taken twice|: lost|Causality violation[^.]*|assertion[^:]*|Model exceeded[^.]*|overflow' "$log" | head -1))"
+        echo "caught: $name ($(grep -ohE 'deadlock|taken twice|run twice|nobody has it|no result|: lost|was lost|freed|a request stayed|first slot|Causality violation[^.]*|assertion[^:]*|Model exceeded[^.]*|overflow' "$log" | head -1))"
     fi
 done
 exit $((survivors != 0))
