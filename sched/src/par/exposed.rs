@@ -7,10 +7,10 @@
 use super::job::Job;
 use crate::identity::Identity;
 use crate::lock::Lock;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::cell::Cell;
 use std::ptr::{NonNull, null};
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use unyield_stealing::Looks;
 
 struct Ends {
@@ -97,8 +97,10 @@ impl Exposed {
     /// Masked; the identity is the caller's to resume.
     #[inline]
     pub(crate) unsafe fn resuming(&self, identity: &Identity, on_carrier: bool) {
-        // Only whoever has the identity makes it listed.
-        if identity.forks.listed.load(Relaxed) {
+        // Only whoever has the identity makes it listed. Acquire pairs with the release in `remove`: who has taken it off the list has done with it, and what
+        // thieves took before is seen.
+        let order = if cfg!(unyield_mutant = "exposed-resume-relaxed") { Relaxed } else { Acquire };
+        if identity.forks.listed.load(order) && !cfg!(unyield_mutant = "exposed-resume-blind") {
             // SAFETY: as promised.
             unsafe { self.resuming_listed(identity, on_carrier) };
         }
@@ -119,11 +121,18 @@ impl Exposed {
     /// Under the lock.
     unsafe fn remove(&self, ends: &Ends, identity: &Identity) {
         // Thieves may have been faster.
-        if identity.forks.listed.swap(false, Relaxed) {
-            // SAFETY: it was listed.
-            unsafe { ends.unlink(identity) };
-            self.len.fetch_sub(1, Relaxed);
+        if !identity.forks.listed.load(Relaxed) {
+            return;
         }
+        if cfg!(unyield_mutant = "exposed-unlink-late") {
+            identity.forks.listed.store(false, Release);
+        }
+        // SAFETY: it was listed.
+        unsafe { ends.unlink(identity) };
+        self.len.fetch_sub(1, Relaxed);
+        let order = if cfg!(unyield_mutant = "exposed-remove-relaxed") { Relaxed } else { Release };
+        // Last: from here on the identity may be resumed without the lock, end and be freed.
+        identity.forks.listed.store(false, order);
     }
 
     /// Takes a half of one of them. Any worker, masked, on its native stack; `looks` is the worker's own.
@@ -143,12 +152,13 @@ impl Exposed {
                     continue;
                 }
                 let job = if identity.forks.carried.get() {
-                    looks.look(|| {
+                    let take = || {
                         ends.unlink(identity);
                         ends.push_back(identity);
                         drop(ends);
                         identity.take_fork_remotely()
-                    })
+                    };
+                    if cfg!(unyield_mutant = "exposed-no-look") { take() } else { looks.look(take) }
                 } else {
                     let job = identity.take_fork();
                     if job.is_none() {

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `lock` | thieves; the owner, masked, when it has lost its newest half | |
 //! | `ring` | its owner and thieves, see `unyield_stealing::Ring` | |
-//! | `listed` | under the list's lock | its owner's worker |
+//! | `listed` | under the list's lock; false last: no thief is at it any more | its owner's worker |
 //! | `carried`, `next`, `previous` | under the list's lock | |
 //!
 //! The bounds of a lazy identity are the two words of its gate. Nothing here blocks, allocates or frees but `Forks::new`; all of it also masked.
