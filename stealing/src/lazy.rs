@@ -191,10 +191,8 @@ impl Bounds {
         let order = if mutant!("lazy-relaxed-bottom") { Ordering::Relaxed } else { Ordering::Acquire };
         if self.bottom.load(order) <= top && !mutant!("lazy-no-second-look") {
             if !mutant!("lazy-no-put-back") {
-                // Release: nothing of ours happens to the array after the owner finds this.
-                let order =
-                    if mutant!("lazy-relaxed-put-back") { Ordering::Relaxed } else { Ordering::Release };
-                self.top.store(top, order);
+                // Relaxed: nothing was read that the owner may write again.
+                self.top.store(top, Ordering::Relaxed);
             }
             return None;
         }

@@ -98,9 +98,7 @@ impl Shared<Deque> {
     /// A thief that cannot interrupt the owner.
     fn steal_remotely(&self) {
         // SAFETY: the slots are leaked.
-        if let Some(half) =
-            unsafe { self.queue.bounds().take_remotely(&self.queue.lock, |half| Half::taken(half)) }
-        {
+        if let Some(half) = unsafe { self.queue.bounds().take_remotely(&self.queue.lock, Half::taken) } {
             Half::run_stolen(half, &self.sum);
         }
     }
@@ -140,9 +138,7 @@ impl Running<'_> {
         if !self.masked.get() && mailbox.is_asked() {
             // SAFETY: the owner's thread, at a point where it can be interrupted.
             unsafe {
-                mailbox.respond(|| {
-                    self.shared.queue.bounds().take(&self.shared.queue.lock, |half| Half::taken(half))
-                })
+                mailbox.respond(|| self.shared.queue.bounds().take(&self.shared.queue.lock, Half::taken))
             };
         }
     }
