@@ -1,6 +1,6 @@
 #!/bin/sh
 # Shows that the models of this crate can fail: runs them with each deliberate error (`mutant!("name")` in the source)
-# and expects at least one to do so. First without any, which must pass. Takes some minutes. Usage: mutants.sh [name...]
+# and expects at least one to do so. First without any, which must pass. Takes half an hour. Usage: mutants.sh [name...]
 set -u
 cd "$(dirname "$0")/.." || exit 2
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" RUST_BACKTRACE=0
