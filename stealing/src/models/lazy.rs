@@ -107,7 +107,7 @@ impl Shared<Deque> {
     fn steal(&self, thief: usize, patience: usize) {
         let [owner, me] = [&self.queue.mailboxes[0], &self.queue.mailboxes[thief]];
         // SAFETY: asks nobody else; the mailboxes lie side by side.
-        if !unsafe { me.ask(owner) } {
+        if !unsafe { me.ask(owner, 1) } {
             return;
         }
         let mut looks = 0;
