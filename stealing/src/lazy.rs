@@ -2,7 +2,7 @@
 //!
 //! For: fork-join. Not for: anything that is not last in, first out. It is the deque of Cilk's THE protocol (Frigo, Leiserson, Randall: "The
 //! Implementation of the Cilk-5 Multithreaded Language", PLDI 1998), with two changes: a thief that can interrupt the owner needs no fence on the owner's side
-//! at all, since the interrupt runs on the owner's thread ([`take`]); and a thief that cannot ([`take_remotely`]) brings the owner's fence along (the
+//! at all, since the interrupt runs on the owner's thread ([`Bounds::take`]); and a thief that cannot ([`Bounds::take_remotely`]) brings the owner's fence along (the
 //! asymmetric one of [`fence`]).
 //!
 //! # Protocol
