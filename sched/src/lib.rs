@@ -28,6 +28,8 @@ mod observe;
 pub mod par;
 mod park;
 pub mod preempt;
+#[doc(hidden)]
+pub mod raw;
 pub mod runtime;
 mod switch;
 pub mod sync;

@@ -3,12 +3,13 @@
 use super::Ctx;
 use super::forks::Own;
 use super::job::{Job, StackJob};
-use crate::fiber::task;
+use crate::fiber::task::{self, Payload, contain, dispose};
 use crate::identity::Identity;
 use crate::runtime::{Shared, fork, handle};
 use crate::worker::{Role, Worker};
+use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, forget};
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Relaxed;
 use unyield_preempt::{mask, unmask};
@@ -75,13 +76,65 @@ where
     RA: Send,
     RB: Send,
 {
-    fork_join(a, b, false)
+    fork_join::<Ours, A, B, RA, RB>(a, b, false)
+}
+
+/// What another interface to the same forks wants otherwise: `rayon-core`'s drop-in.
+pub trait Rules {
+    /// If the first half panics, the second still runs, and what it panics with is dropped. Otherwise it is dropped, unless somebody has it already.
+    const RUN_BOTH: bool;
+
+    /// The fiber is about to wait for a half that somebody else has. Its stack is lent: neither this nor `after_wait` may unwind.
+    fn before_wait();
+
+    /// The half is done.
+    fn after_wait();
+}
+
+struct Ours;
+
+impl Rules for Ours {
+    const RUN_BOTH: bool = false;
+    fn before_wait() {}
+    fn after_wait() {}
+}
+
+/// As [`join_context`], by other rules.
+#[inline(always)]
+pub fn join_context_by<W, A, B, RA, RB>(a: A, b: B) -> (RA, RB)
+where
+    W: Rules,
+    A: FnOnce(Ctx) -> RA + Send,
+    B: FnOnce(Ctx) -> RB + Send,
+    RA: Send,
+    RB: Send,
+{
+    fork_join::<W, A, B, RA, RB>(a, b, false)
+}
+
+/// The result of a half that somebody else has.
+///
+/// # Safety
+/// As for [`StackJob::result`].
+#[cold]
+unsafe fn result<W, B, RB>(job: &StackJob<B, RB>) -> Result<RB, Payload>
+where
+    W: Rules,
+    B: FnOnce(Ctx) -> RB + Send,
+    RB: Send,
+{
+    W::before_wait();
+    // SAFETY: as promised.
+    let result = unsafe { job.result() };
+    W::after_wait();
+    result
 }
 
 /// `migrated`: the call came from a plain thread.
 #[inline(always)]
-fn fork_join<A, B, RA, RB>(a: A, b: B, migrated: bool) -> (RA, RB)
+fn fork_join<W, A, B, RA, RB>(a: A, b: B, migrated: bool) -> (RA, RB)
 where
+    W: Rules,
     A: FnOnce(Ctx) -> RA + Send,
     B: FnOnce(Ctx) -> RB + Send,
     RA: Send,
@@ -89,14 +142,24 @@ where
 {
     let bottom = Own.bottom();
     if bottom == 0 {
-        return outermost(a, b, migrated);
+        return outermost::<W, A, B, RA, RB>(a, b, migrated);
     }
     let job = StackJob::new(b);
     // SAFETY: on a fiber whose bounds are in use; the slots last as long as the stack does. The job lives until it was taken back or is done: here, or in
     // `Pushed`'s drop.
     unsafe { lazy::push(&Own, bottom, NonNull::from(job.head())) };
-    let pushed = Pushed { job: &job, bottom };
-    let ra = a(Ctx::new(migrated));
+    let pushed = Pushed::<W, B, RB> { job: &job, bottom, rules: PhantomData };
+    let ra = if W::RUN_BOTH {
+        match catch_unwind(AssertUnwindSafe(|| a(Ctx::new(migrated)))) {
+            Ok(ra) => ra,
+            Err(payload) => {
+                drop(pushed); // runs the other half
+                resume_unwind(payload)
+            }
+        }
+    } else {
+        a(Ctx::new(migrated))
+    };
     forget(pushed);
     // SAFETY: what `a` has pushed it has popped.
     if unsafe { lazy::pop(&Own, bottom) } {
@@ -104,14 +167,15 @@ where
         let b = unsafe { job.closure() };
         return (ra, b(Ctx::new(false)));
     }
-    (ra, elsewhere(&job, bottom))
+    (ra, elsewhere::<W, B, RB>(&job, bottom))
 }
 
 /// The half is not in its slot any more, or a thief is at it.
 #[cold]
 #[inline(never)]
-fn elsewhere<B, RB>(job: &StackJob<B, RB>, bottom: usize) -> RB
+fn elsewhere<W, B, RB>(job: &StackJob<B, RB>, bottom: usize) -> RB
 where
+    W: Rules,
     B: FnOnce(Ctx) -> RB + Send,
     RB: Send,
 {
@@ -120,7 +184,7 @@ where
         if settle(bottom) {
             return job.closure()(Ctx::new(false));
         }
-        job.result().unwrap_or_else(|payload| resume_unwind(payload))
+        result::<W, B, RB>(job).unwrap_or_else(|payload| resume_unwind(payload))
     }
 }
 
@@ -159,17 +223,20 @@ fn settle_in_child(bottom: usize) -> bool {
 }
 
 /// A half that is pushed; dropped only if `a` panics.
-struct Pushed<'a, B, RB>
+struct Pushed<'a, W, B, RB>
 where
+    W: Rules,
     B: FnOnce(Ctx) -> RB + Send,
     RB: Send,
 {
     job: &'a StackJob<B, RB>,
     bottom: usize,
+    rules: PhantomData<W>,
 }
 
-impl<B, RB> Drop for Pushed<'_, B, RB>
+impl<W, B, RB> Drop for Pushed<'_, W, B, RB>
 where
+    W: Rules,
     B: FnOnce(Ctx) -> RB + Send,
     RB: Send,
 {
@@ -178,28 +245,63 @@ where
         // SAFETY: `a` has unwound, and everything that it had pushed has been popped on the way.
         unsafe {
             if lazy::pop(&Own, self.bottom) || settle(self.bottom) {
-                drop(self.job.closure());
+                abandon::<W, B, RB>(self.job.closure());
             } else {
-                drop(self.job.result());
+                drop(result::<W, B, RB>(self.job));
             }
+        }
+    }
+}
+
+/// What becomes of a half that nobody has taken when the other one has panicked.
+#[cold]
+fn abandon<W, B, RB>(b: B)
+where
+    W: Rules,
+    B: FnOnce(Ctx) -> RB + Send,
+{
+    if W::RUN_BOTH {
+        // The first panic is what the caller gets.
+        if let Some(second) = contain(|| drop(b(Ctx::new(false)))) {
+            dispose(second);
         }
     }
 }
 
 /// A fork of a fiber that is in no other one, or of a thread that is no lazily forking fiber.
 #[inline(never)]
-fn outermost<A, B, RA, RB>(a: A, b: B, migrated: bool) -> (RA, RB)
+fn outermost<W, A, B, RA, RB>(a: A, b: B, migrated: bool) -> (RA, RB)
 where
+    W: Rules,
     A: FnOnce(Ctx) -> RA + Send,
     B: FnOnce(Ctx) -> RB + Send,
     RA: Send,
     RB: Send,
 {
     match Place::find() {
-        Place::Lazy(_region) => fork_join(a, b, migrated),
-        Place::Eager(identity) => eager(identity, a, b, migrated),
-        Place::Alone => (a(Ctx::new(migrated)), b(Ctx::new(false))),
-        Place::Outside => handle::global().run(|| fork_join(a, b, true)),
+        Place::Lazy(_region) => fork_join::<W, A, B, RA, RB>(a, b, migrated),
+        Place::Eager(identity) => eager::<W, A, B, RA, RB>(identity, a, b, migrated),
+        Place::Alone => alone::<W, A, B, RA, RB>(a, b, migrated),
+        Place::Outside => handle::global().run(|| fork_join::<W, A, B, RA, RB>(a, b, true)),
+    }
+}
+
+/// Both halves here, one after the other.
+fn alone<W, A, B, RA, RB>(a: A, b: B, migrated: bool) -> (RA, RB)
+where
+    W: Rules,
+    A: FnOnce(Ctx) -> RA,
+    B: FnOnce(Ctx) -> RB + Send,
+{
+    if !W::RUN_BOTH {
+        return (a(Ctx::new(migrated)), b(Ctx::new(false)));
+    }
+    match catch_unwind(AssertUnwindSafe(|| a(Ctx::new(migrated)))) {
+        Ok(ra) => (ra, b(Ctx::new(false))),
+        Err(payload) => {
+            abandon::<W, B, RB>(b);
+            resume_unwind(payload)
+        }
     }
 }
 
@@ -262,8 +364,9 @@ impl Drop for Region {
 }
 
 /// Both halves where the second is exposed at once.
-fn eager<A, B, RA, RB>(identity: &Identity, a: A, b: B, migrated: bool) -> (RA, RB)
+fn eager<W, A, B, RA, RB>(identity: &Identity, a: A, b: B, migrated: bool) -> (RA, RB)
 where
+    W: Rules,
     A: FnOnce(Ctx) -> RA + Send,
     B: FnOnce(Ctx) -> RB + Send,
     RA: Send,
@@ -277,7 +380,7 @@ where
         Job::taken(head);
         if ring.push(head).is_err() {
             // Enough of this fiber's are exposed, and all of them older and larger.
-            return (a(Ctx::new(migrated)), job.closure()(Ctx::new(false)));
+            return alone::<W, A, B, RA, RB>(a, job.closure(), migrated);
         }
     }
     announce(identity);
@@ -292,16 +395,26 @@ where
     let mine = || unsafe { ring.pop_newest() }.is_some();
     let unwind = Exposed(|| {
         // SAFETY: popped: nobody else can take it. Otherwise somebody has.
-        unsafe { if mine() { drop(job.closure()) } else { drop(job.result()) } }
+        unsafe { if mine() { abandon::<W, B, RB>(job.closure()) } else { drop(result::<W, B, RB>(&job)) } }
     });
-    let ra = a(Ctx::new(migrated));
+    let ra = if W::RUN_BOTH {
+        match catch_unwind(AssertUnwindSafe(|| a(Ctx::new(migrated)))) {
+            Ok(ra) => ra,
+            Err(payload) => {
+                drop(unwind); // runs the other half
+                resume_unwind(payload)
+            }
+        }
+    } else {
+        a(Ctx::new(migrated))
+    };
     let _unwind = ManuallyDrop::new(unwind);
     // SAFETY: as above.
     let rb = unsafe {
         if mine() {
             job.closure()(Ctx::new(false))
         } else {
-            job.result().unwrap_or_else(|payload| resume_unwind(payload))
+            result::<W, B, RB>(&job).unwrap_or_else(|payload| resume_unwind(payload))
         }
     };
     (ra, rb)

@@ -24,7 +24,7 @@ pub(crate) mod exposed;
 pub(crate) mod forks;
 pub(crate) mod job;
 mod job_state;
-mod join;
+pub(crate) mod join;
 mod scope;
 
 pub use join::{join, join_context};

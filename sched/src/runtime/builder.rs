@@ -14,11 +14,13 @@ use crate::worker::spare::Spares;
 use crate::worker::{Role, Worker};
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, io};
+use unyield_preempt::arch::insn;
 use unyield_preempt::backend::{signal, uintr};
 use unyield_preempt::{self as delivery, foreign, probe};
 use unyield_stealing::{Armed, Idle, Injector};
@@ -227,7 +229,12 @@ impl Builder {
     /// # Errors
     /// `Unavailable` for settings that this machine cannot fulfil or that make no sense, `Io` if a thread, a stack or the signal handler cannot be made.
     pub fn build(self) -> Result<Runtime, BuildError> {
-        build(self)
+        build(self, None)
+    }
+
+    /// As [`Builder::build`], on threads that `spawn` makes: one for each body that it gets.
+    pub(crate) fn build_on(self, spawn: &mut SpawnWorker<'_>) -> Result<Runtime, BuildError> {
+        build(self, Some(spawn))
     }
 
     /// Starts the runtime that the free functions use on plain threads.
@@ -308,12 +315,68 @@ pub(crate) struct Threads {
     pub(crate) services: Vec<JoinHandle<()>>,
 }
 
+pub(crate) type SpawnWorker<'a> = dyn FnMut(WorkerBody) -> io::Result<()> + 'a;
+
+/// What a worker's thread does, for a thread that somebody else makes. Dropping it unrun means that the runtime goes without that worker.
+pub struct WorkerBody {
+    shared: Arc<Shared>,
+    index: usize,
+    seed: u64,
+    core: Option<usize>,
+}
+
+impl WorkerBody {
+    fn new(settings: &Builder, shared: &Arc<Shared>, index: usize) -> WorkerBody {
+        shared.foreign_workers.fetch_add(1, SeqCst);
+        WorkerBody {
+            shared: shared.clone(),
+            index,
+            seed: settings.seed.wrapping_add(index as u64),
+            core: settings.pinning.core(index),
+        }
+    }
+
+    /// Which worker.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Makes the calling plain thread the worker, until the runtime ends; then it is a plain thread again.
+    ///
+    /// # Errors
+    /// The thread cannot be bound, or interrupted, as the worker must be.
+    pub fn run(self) -> io::Result<()> {
+        self.core.map_or(Ok(()), |core| bind(&[core]))?;
+        let mut ready = Ok(());
+        // SAFETY: this thread becomes the worker, and keeps the runtime's memory; its signal mask is that of every worker meanwhile.
+        unsafe {
+            let mask = insn::signal_mask();
+            insn::set_signal_mask(self.shared.signal_mask);
+            self.shared.workers[self.index].main(self.seed, |result| ready = result);
+            insn::set_signal_mask(mask);
+        }
+        ready
+    }
+}
+
+impl Drop for WorkerBody {
+    fn drop(&mut self) {
+        self.shared.foreign_workers.fetch_sub(1, SeqCst);
+    }
+}
+
+impl fmt::Debug for WorkerBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBody").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
 extern "C" fn native_fs() -> usize {
     // SAFETY: in a signal handler, so nothing switches; a null receiver is a thread that is no worker.
     unsafe { Worker::try_current().map_or(0, Worker::setxid_fs) }
 }
 
-fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
+fn build(mut settings: Builder, spawn: Option<&mut SpawnWorker<'_>>) -> Result<Runtime, BuildError> {
     settings.check()?;
     let mechanism = settings.mechanism.resolve().map_err(BuildError::Unavailable)?;
     let (preemption, why_not_anywhere) = choose(settings.preemption, identity_obstacle)?;
@@ -359,6 +422,7 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
         on_stop: settings.on_stop.take(),
         closed: AtomicBool::new(false),
         visitors: AtomicUsize::new(0),
+        foreign_workers: AtomicUsize::new(0),
         cancelling: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
@@ -372,7 +436,7 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
     }
     let handle = Handle::new(shared.clone());
     let mut threads = Threads { workers: Vec::new(), services: Vec::new() };
-    match start(&mut settings, &shared, &mut threads) {
+    match start(&mut settings, &shared, &mut threads, spawn) {
         Ok(()) => Ok(Runtime { handle, threads: Some(threads), shutdown_timeout: settings.shutdown_timeout }),
         Err(error) => {
             super::shutdown::shut_down(&handle, threads, Duration::from_secs(1));
@@ -381,7 +445,12 @@ fn build(mut settings: Builder) -> Result<Runtime, BuildError> {
     }
 }
 
-fn start(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) -> io::Result<()> {
+fn start(
+    settings: &mut Builder,
+    shared: &Arc<Shared>,
+    threads: &mut Threads,
+    spawn: Option<&mut SpawnWorker<'_>>,
+) -> io::Result<()> {
     for (name, body) in
         [("unyield-create", Service::create_loop as fn(&Shared)), ("unyield-retire", Service::retire_loop)]
     {
@@ -395,6 +464,25 @@ fn start(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) ->
     for _ in 0..shared.workers.len() + 2 {
         shared.pool.push(service::make(shared, shared.stack_size)?);
     }
+    match spawn {
+        // Not waited for: whoever makes the threads may hold them up, and what is queued meanwhile they find.
+        Some(spawn) => {
+            (0..shared.workers.len()).try_for_each(|index| spawn(WorkerBody::new(settings, shared, index)))?
+        }
+        None => start_workers(settings, shared, threads)?,
+    }
+    let timer = shared.clone();
+    let elsewhere = settings.pinning.others(shared.workers.len());
+    threads.services.push(unyield_preempt::tick::spawn_timer("unyield-timer".into(), move || {
+        // Where a pinned worker computes, each wake-up of the timer would cost it two switches. Only a matter of speed, so failure is no error.
+        drop(bind(&elsewhere));
+        timer::run(&timer);
+    })?);
+    shared.service.wake(); // one carrier and one spare in advance
+    Ok(())
+}
+
+fn start_workers(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) -> io::Result<()> {
     let hook = settings.on_start.take().map(Arc::new);
     for index in 0..shared.workers.len() {
         let name =
@@ -420,14 +508,6 @@ fn start(settings: &mut Builder, shared: &Arc<Shared>, threads: &mut Threads) ->
         })?);
         receiver.recv().unwrap_or_else(|_gone| Err(io::Error::other("a worker's start hook panicked")))?;
     }
-    let timer = shared.clone();
-    let elsewhere = settings.pinning.others(shared.workers.len());
-    threads.services.push(unyield_preempt::tick::spawn_timer("unyield-timer".into(), move || {
-        // Where a pinned worker computes, each wake-up of the timer would cost it two switches. Only a matter of speed, so failure is no error.
-        drop(bind(&elsewhere));
-        timer::run(&timer);
-    })?);
-    shared.service.wake(); // one carrier and one spare in advance
     Ok(())
 }
 

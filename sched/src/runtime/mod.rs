@@ -80,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     /// Threads that are queueing a runnable from outside: shutdown waits for them before memory may go.
     pub(crate) visitors: AtomicUsize,
+    /// Bodies of workers on threads that somebody else made: shutdown waits for them.
+    pub(crate) foreign_workers: AtomicUsize,
     /// Tasks spawned by threads that are no regular worker, and ended there.
     pub(crate) spawned_outside: AtomicU64,
     pub(crate) ended_outside: AtomicU64,

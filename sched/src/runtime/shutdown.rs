@@ -50,6 +50,10 @@ pub(crate) fn shut_down(handle: &Handle, threads: Threads, timeout: Duration) ->
             stuck += 1;
         }
     }
+    while shared.foreign_workers.load(SeqCst) > 0 && (left == 0 || Instant::now() < limit) {
+        crate::fiber::sleep(POLL);
+    }
+    stuck += shared.foreign_workers.load(SeqCst);
     shared.halted.store(true, Release);
     shared.service.stop();
     shared.armed.rouse();

@@ -9,7 +9,7 @@
 //! | `queue` | owner masked; thieves and `push_pinned` anybody | timer, handler (lengths) |
 //! | `current`, `slice`, `preempted_slice`, `preempted_at` | the worker, masked | timer, handler |
 //! | `tick_slice` | timer | handler, dispatch |
-//! | `native`, `native_fs`, `after`, `cache`, `picks` | the worker, masked | the worker |
+//! | `native`, `native_fs`, `after`, `cache`, `picks`, `exposed_first` | the worker, masked | the worker |
 //! | `counters`, `looks` | the worker | anybody, racily |
 //! | `mailbox` | see `unyield-stealing` | |
 //! | `took_part`, `pace` | the worker | the worker |
@@ -120,6 +120,8 @@ pub(crate) struct Worker {
     cache: Cell<*const Identity>,
     cached: Cell<usize>,
     picks: Cell<u32>,
+    /// What parked fibers have forked goes before the injector the next time that both are due.
+    exposed_first: Cell<bool>,
     pub(crate) started_ns: AtomicU64,
     pub(crate) counters: Counters,
     /// What thieves ask of this worker, and what it is answered as a thief.
@@ -183,6 +185,7 @@ impl Worker {
             cache: Cell::new(null()),
             cached: Cell::new(0),
             picks: Cell::new(0),
+            exposed_first: Cell::new(false),
             started_ns: AtomicU64::new(0),
             counters: Counters::default(),
             mailbox: Mailbox::new(),

@@ -41,14 +41,24 @@ impl Worker {
             // Not twice in a row: where slices are longer than the timer's period, ageing is always due.
             if picks >= GLOBAL_EVERY || picks > 0 && self.queue.is_ageing() {
                 self.picks.set(0);
-                if let Some(runnable) = self.take_injected() {
-                    return Some(runnable);
-                }
-                // Also what parked fibers have forked: nobody may be idle, ever.
-                if !self.runtime().exposed.is_empty()
-                    && let Loot::Fiber(identity) = self.take_exposed()
-                {
-                    return Some(NonNull::from(&identity.head));
+                // Also what parked fibers have forked: nobody may be idle, ever. In turns: a fiber that sleeps again and again may be in the injector whenever we look.
+                let exposed_first = self.exposed_first.replace(!self.exposed_first.get());
+                let exposed = || {
+                    if self.runtime().exposed.is_empty() {
+                        return None;
+                    }
+                    match self.take_exposed() {
+                        Loot::Fiber(identity) => Some(NonNull::from(&identity.head)),
+                        _ => None,
+                    }
+                };
+                let found = if exposed_first {
+                    exposed().or_else(|| self.take_injected())
+                } else {
+                    self.take_injected().or_else(exposed)
+                };
+                if found.is_some() {
+                    return found;
                 }
             }
             self.queue.pop_urgent().or_else(|| self.take_injected()).or_else(|| self.queue.pop_aged())
