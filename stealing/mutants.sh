@@ -1,6 +1,6 @@
 #!/bin/sh
 # Shows that the models of this crate can fail: runs them with each deliberate error (`mutant!("name")` in the source)
-# and expects at least one to do so. First without any, which must pass. Takes some minutes. Usage: mutants.sh [name...]
+# and expects at least one to do so. First without any, which must pass. Takes half an hour. Usage: mutants.sh [name...]
 set -u
 cd "$(dirname "$0")/.." || exit 2
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" RUST_BACKTRACE=0
@@ -30,6 +30,9 @@ for name in "$@"; do
     case $name in
         armed-*) which=armed ;;
         idle-*) which=idle ;;
+        lazy-*) which=lazy ;;
+        looks-*) which=looks ;;
+        mailbox-*) which=mailbox ;;
         *) which=queues ;;
     esac
     flag="--cfg unyield_mutant=\"$name\""
@@ -38,7 +41,7 @@ for name in "$@"; do
         echo "SURVIVES: $name"
         survivors=$((survivors + 1))
     else
-        echo "caught: $name ($(grep -ohE 'deadlock|taken twice|: lost|Causality violation[^.]*|assertion[^:]*|Model exceeded[^.]*|overflow' "$log" | head -1))"
+        echo "caught: $name ($(grep -ohE 'deadlock|taken twice|run twice|nobody has it|no result|: lost|was lost|freed|a request stayed|first slot|Causality violation[^.]*|assertion[^:]*|Model exceeded[^.]*|overflow' "$log" | head -1))"
     fi
 done
 exit $((survivors != 0))

@@ -1,11 +1,12 @@
-//! How a wait ends and how a task and its handle meet (`wait_state`, `fiber::join_state`), under loom: every interleaving, up to a number of preemptions, of a
-//! fiber that waits, a waker, the timer and a cancel; and of a task that ends and a handle that joins, polls or goes.
+//! How a wait ends, how a task and its handle meet, and how a fiber waits for a half that was stolen (`wait_state`, `fiber::join_state`, `par::job_state`), under
+//! loom: every interleaving, up to a number of preemptions, of a fiber that waits, a waker, the timer and a cancel; of a task that ends and a handle that joins,
+//! polls or goes; of a thief and the fiber that forked.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test --release -p unyield --test wait_loom
 //! ```
 //!
-//! What surrounds the two words is modelled after `park`, `timers` and `task`: the queue's lock, the timers' lock, the task's cancel flag, the waker's lock.
+//! What surrounds the words is modelled after `park`, `timers` and `task`: the queue's lock, the timers' lock, the task's cancel flag, the waker's lock.
 //! `Gone` is the waiter's memory: it ends with a write, so that whoever may still look at it then fails the model.
 #![cfg(loom)]
 #![allow(dead_code, missing_docs)]
@@ -13,43 +14,23 @@
 mod sync {
     pub mod atomic;
 }
+#[path = "../src/par/job_state.rs"]
+mod job_state;
 #[path = "../src/fiber/join_state.rs"]
 mod join_state;
+#[path = "sync/loom_model.rs"]
+mod loom_model;
 #[path = "../src/wait_state.rs"]
 mod wait_state;
 
+use job_state::JobState;
 use join_state::{JoinState, Joiner, Left};
-use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
+use loom_model::{Watched, model, start};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use wait_state::{End, Outcome, WaitState};
-
-fn model(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound.get_or_insert(preemptions);
-    model.max_branches = 10_000;
-    model.check(f);
-}
-
-/// Memory that loom watches.
-#[derive(Default)]
-struct Watched(UnsafeCell<u32>);
-
-// SAFETY: loom checks it.
-unsafe impl Sync for Watched {}
-
-impl Watched {
-    fn read(&self) -> u32 {
-        // SAFETY: loom checks it.
-        self.0.with(|value| unsafe { *value })
-    }
-    fn write(&self, to: u32) {
-        // SAFETY: loom checks it.
-        self.0.with_mut(|value| unsafe { *value = to });
-    }
-}
 
 /// The run queue: a parked fiber is put into it once.
 struct Runnable {
@@ -182,11 +163,6 @@ impl Wait {
             self.runnable.make();
         }
     }
-}
-
-fn start<S: Send + Sync + 'static, R: 'static>(shared: &Arc<S>, f: fn(&S) -> R) -> thread::JoinHandle<R> {
-    let shared = shared.clone();
-    thread::spawn(move || f(&shared))
 }
 
 #[test]
@@ -415,5 +391,68 @@ fn a_handle_that_was_polled_joins_or_goes() {
         let by_handle = join.detach();
         assert_ne!(task.join().unwrap(), by_handle, "dropped once");
         assert!(join.waker.lock().unwrap().is_none(), "a waker stayed");
+    });
+}
+
+/// A half that was stolen, in the frame of the fiber that forked, with that fiber's waiter.
+struct Stolen {
+    state: JobState,
+    result: Watched,
+    waiter: WaitState,
+    waiter_fields: Watched,
+    runnable: Runnable,
+}
+
+impl Stolen {
+    fn new() -> Arc<Stolen> {
+        let stolen = Stolen {
+            state: JobState::taken(),
+            result: Watched::default(),
+            waiter: WaitState::new(),
+            waiter_fields: Watched::default(),
+            runnable: Runnable::new(),
+        };
+        assert!(!stolen.state.is_done());
+        Arc::new(stolen)
+    }
+
+    /// The thief: `Job::run` and `Job::complete`.
+    fn run(&self) {
+        self.result.write(42);
+        if let Some(address) = self.state.complete() {
+            assert_eq!(address, 64);
+            assert_eq!(self.waiter_fields.read(), 7);
+            if self.waiter.notify() {
+                self.runnable.make();
+            }
+        }
+    }
+
+    /// The fiber that forked: `Job::wait`, and the end of its frame.
+    fn wait(&self) {
+        if !self.state.is_done() {
+            self.waiter.reset();
+            self.waiter_fields.write(7);
+            if self.state.wait(64) {
+                if self.waiter.publish().is_ok() {
+                    self.runnable.make(); // its successor does
+                }
+                self.runnable.wait();
+                assert_eq!(self.waiter.outcome(), Some(Outcome::Notified));
+            }
+            self.waiter_fields.write(1); // gone
+        }
+        assert_eq!(self.result.read(), 42);
+        self.result.write(1); // gone
+    }
+}
+
+#[test]
+fn a_stolen_half_and_the_fiber_that_forked() {
+    model(6, || {
+        let stolen = Stolen::new();
+        let thief = start(&stolen, Stolen::run);
+        stolen.wait();
+        thief.join().unwrap();
     });
 }

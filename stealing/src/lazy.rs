@@ -2,7 +2,7 @@
 //!
 //! For: fork-join. Not for: anything that is not last in, first out. It is the deque of Cilk's THE protocol (Frigo, Leiserson, Randall: "The
 //! Implementation of the Cilk-5 Multithreaded Language", PLDI 1998), with two changes: a thief that can interrupt the owner needs no fence on the owner's side
-//! at all, since the interrupt runs on the owner's thread ([`take`]); and a thief that cannot ([`take_remotely`]) brings the owner's fence along (the
+//! at all, since the interrupt runs on the owner's thread ([`Bounds::take`]); and a thief that cannot ([`Bounds::take_remotely`]) brings the owner's fence along (the
 //! asymmetric one of [`fence`]).
 //!
 //! # Protocol
@@ -118,8 +118,10 @@ pub unsafe fn settle(owner: &impl Owner, lock: &StealLock, bottom: usize) -> boo
     if owner.top() <= bottom {
         return true;
     }
-    // SAFETY: under the lock.
-    unsafe { owner.set_top(bottom) };
+    if !mutant!("lazy-settle-keeps-top") {
+        // SAFETY: under the lock.
+        unsafe { owner.set_top(bottom) };
+    }
     false
 }
 
@@ -203,12 +205,17 @@ impl Bounds {
         lock: &StealLock,
         taken: impl FnOnce(NonNull<T>),
     ) -> Option<NonNull<T>> {
-        let _guard = lock.try_lock()?;
+        let guard = lock.try_lock();
+        if guard.is_none() && !mutant!("lazy-remote-unlocked") {
+            return None;
+        }
         let top = self.top.load(Ordering::Relaxed);
         if top >= self.bottom.load(Ordering::Relaxed) {
             return None;
         }
-        self.top.store(top + size_of::<Slot<T>>(), Ordering::Relaxed);
+        if !mutant!("lazy-raise-late") {
+            self.top.store(top + size_of::<Slot<T>>(), Ordering::Relaxed);
+        }
         // Pairs with the light fence in `pop`.
         if !mutant!("lazy-no-heavy-fence") {
             fence::heavy();
@@ -216,9 +223,14 @@ impl Bounds {
         // Acquire pairs with the release in `push`: the slot and the item in it.
         let order = if mutant!("lazy-relaxed-bottom") { Ordering::Relaxed } else { Ordering::Acquire };
         if self.bottom.load(order) <= top && !mutant!("lazy-no-second-look") {
-            // Release: nothing of ours happens to the array after the owner finds this.
-            self.top.store(top, Ordering::Release);
+            if !mutant!("lazy-no-put-back") {
+                // Relaxed: nothing was read that the owner may write again.
+                self.top.store(top, Ordering::Relaxed);
+            }
             return None;
+        }
+        if mutant!("lazy-raise-late") {
+            self.top.store(top + size_of::<Slot<T>>(), Ordering::Relaxed);
         }
         // SAFETY: between the bounds; the owner cannot pop it now without the lock, nor put another item here.
         let item = NonNull::new(unsafe { (*(top as *const Slot<T>)).load(Ordering::Relaxed) })?;

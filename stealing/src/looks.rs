@@ -39,8 +39,9 @@ impl Looks {
     #[inline]
     pub fn look<R>(&self, f: impl FnOnce() -> R) -> R {
         let turn = self.turn.load(Ordering::Relaxed);
-        // Relaxed: the fence orders it.
-        self.turn.store(turn + 1, Ordering::Relaxed);
+        // The fence orders what comes after it. Release: `wait` may find this turn in place of the one before, whose look is over then.
+        let order = if mutant!("looks-relaxed-begin") { Ordering::Relaxed } else { Ordering::Release };
+        self.turn.store(turn + 1, order);
         if !mutant!("looks-no-look-fence") {
             fence(Ordering::SeqCst); // pairs with the fence in `wait`
         }
@@ -56,9 +57,10 @@ impl Looks {
             fence(Ordering::SeqCst);
         }
         for looks in all {
-            let seen = looks.turn.load(Ordering::Acquire);
+            let order = if mutant!("looks-relaxed-wait") { Ordering::Relaxed } else { Ordering::Acquire };
+            let seen = looks.turn.load(order);
             let mut round = 0;
-            while seen % 2 == 1 && looks.turn.load(Ordering::Acquire) == seen && !mutant!("looks-no-wait") {
+            while seen % 2 == 1 && looks.turn.load(order) == seen && !mutant!("looks-no-wait") {
                 relax(round);
                 round += 1;
             }

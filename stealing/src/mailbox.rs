@@ -92,11 +92,17 @@ impl<T> Mailbox<T> {
     /// # Safety
     /// The thief asks nobody else, and its mailbox lives as long as the victim's.
     pub unsafe fn ask(&self, victim: &Mailbox<T>, want: usize) -> bool {
-        // Relaxed: published by the swap.
-        self.answer.first.store(null_mut(), Ordering::Relaxed);
+        if !mutant!("mailbox-no-reset") {
+            // Relaxed: published by the swap.
+            self.answer.first.store(null_mut(), Ordering::Relaxed);
+        }
         self.answer.want.store(want.clamp(1, MORE + 1), Ordering::Relaxed);
         // Release pairs with the acquire in `respond`: the victim writes the answer after it was reset.
         let order = if mutant!("mailbox-relaxed-ask") { Ordering::Relaxed } else { Ordering::Release };
+        if mutant!("mailbox-ask-blind") {
+            victim.request.store(self.address(), order);
+            return true;
+        }
         victim.request.compare_exchange(null_mut(), self.address(), order, Ordering::Relaxed).is_ok()
     }
 
@@ -116,7 +122,8 @@ impl<T> Mailbox<T> {
     /// Thief: the answer, if it has come.
     pub fn poll(&self) -> Option<Answer<T>> {
         // Acquire pairs with the release in `respond`: the item's contents.
-        let answer = self.answer.first.load(Ordering::Acquire);
+        let order = if mutant!("mailbox-relaxed-poll") { Ordering::Relaxed } else { Ordering::Acquire };
+        let answer = self.answer.first.load(order);
         if answer == refused() { Some(Answer::Refused) } else { NonNull::new(answer).map(Answer::Item) }
     }
 
@@ -143,14 +150,11 @@ impl<T> Mailbox<T> {
         if thief.is_null() {
             return false;
         }
+        // Acquire pairs with the release in `ask`.
+        let order = if mutant!("mailbox-relaxed-accept") { Ordering::Relaxed } else { Ordering::Acquire };
         if mutant!("mailbox-accept-blind") {
             self.request.store(null_mut(), Ordering::Relaxed);
-        } else if self
-            .request
-            // Acquire pairs with the release in `ask`.
-            .compare_exchange(thief, null_mut(), Ordering::Acquire, Ordering::Relaxed)
-            .is_err()
-        {
+        } else if self.request.compare_exchange(thief, null_mut(), order, Ordering::Relaxed).is_err() {
             return false; // withdrawn; whoever asks after that interrupts anew
         }
         let item = take();

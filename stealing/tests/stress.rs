@@ -9,35 +9,8 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Item, items, number};
+use common::{Item, Random, duration, items, number};
 use unyield_stealing::{Armed, Idle, Injector, RunQueue, fence};
-
-fn duration() -> Duration {
-    let seconds = std::env::var("UNYIELD_STRESS_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(0.5);
-    Duration::from_secs_f64(seconds)
-}
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn new(stream: u64) -> Self {
-        let seed =
-            std::env::var("UNYIELD_STRESS_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
-                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-                now.as_nanos() as u64
-            });
-        println!("UNYIELD_STRESS_SEED={seed} (stream {stream})");
-        Random(seed ^ stream << 56)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % n
-    }
-}
 
 #[test]
 fn a_queue_with_two_thieves() {

@@ -8,10 +8,10 @@
 use super::job::Job;
 use crate::identity::Identity;
 use crate::lock::Lock;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::cell::Cell;
 use std::ptr::{NonNull, null};
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use unyield_stealing::Looks;
 
 /// Where an identity is listed.
@@ -119,6 +119,9 @@ impl Exposed {
     /// Under the lock.
     unsafe fn list(&self, lists: &Lists, identity: &Identity, place: Place) {
         let before = identity.forks.place.load(Relaxed);
+        if cfg!(unyield_mutant = "exposed-unlink-late") {
+            identity.forks.place.store(place as u8, Release);
+        }
         // SAFETY: where the identity says that it is.
         unsafe {
             if before == Place::Resting as u8 {
@@ -141,7 +144,8 @@ impl Exposed {
             }
         }
         // Last: one that is nowhere may be resumed without the lock, end and be freed. Release pairs with the acquire in `resuming`.
-        identity.forks.place.store(place as u8, Release);
+        let order = if cfg!(unyield_mutant = "exposed-remove-relaxed") { Relaxed } else { Release };
+        identity.forks.place.store(place as u8, order);
     }
 
     /// The running identity has unstarted halves and is about to leave its stack.
@@ -172,7 +176,10 @@ impl Exposed {
     pub(crate) unsafe fn resuming(&self, identity: &Identity, on_carrier: bool) {
         // Only whoever has the identity lists it, so it is not listed behind our back. Thieves may take it off. Acquire pairs with the release in `list`: who has
         // done so has done with it, and what thieves took before is seen.
-        if identity.forks.place.load(Acquire) != Place::Nowhere as u8 {
+        let order = if cfg!(unyield_mutant = "exposed-resume-relaxed") { Relaxed } else { Acquire };
+        if identity.forks.place.load(order) != Place::Nowhere as u8
+            && !cfg!(unyield_mutant = "exposed-resume-blind")
+        {
             // SAFETY: as promised.
             unsafe { self.resuming_listed(identity, on_carrier) };
         }
@@ -224,10 +231,11 @@ impl Exposed {
                 if !identity.shows_forks() {
                     continue;
                 }
-                looks.look(|| {
+                let take = || {
                     drop(lists);
                     identity.take_fork_remotely()
-                })
+                };
+                if cfg!(unyield_mutant = "exposed-no-look") { take() } else { looks.look(take) }
             };
             if job.is_some() {
                 return job;

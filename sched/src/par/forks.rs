@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `lock` | thieves; the owner, masked, when it has lost its newest half | |
 //! | `ring` | its owner and thieves, see `unyield_stealing::Ring` | |
-//! | `place` | under the lists' lock | its owner's worker |
+//! | `place` | under the lists' lock; `Nowhere` last: no thief is at it any more | its owner's worker |
 //! | `next`, `previous` | under the lists' lock | |
 //!
 //! The bounds of a lazy identity are the two words of its gate. Nothing here blocks, allocates or frees but `Forks::new`; all of it also masked.

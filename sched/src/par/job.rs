@@ -3,12 +3,13 @@
 //! | field | who writes | who reads |
 //! |---|---|---|
 //! | `run` | the fork | who takes the job |
-//! | `state` | who takes it (0), the fiber that forked (its waiter), who has run it (DONE) | the same |
+//! | `state` | who takes it, the fiber that forked (its waiter), who has run it: see `job_state` | the same |
 //! | `body` | the fork (the closure); who runs it (the result), before DONE | who runs it; the fiber that forked, if nobody has taken it, or after DONE |
 //!
 //! Whoever takes a job out of a deque runs it, and nobody else does. After DONE nobody but the fiber that forked touches it: its frame may be gone.
 
 use super::Ctx;
+use super::job_state::JobState;
 use crate::fiber::task::{self, Payload};
 use crate::identity::stack::SLOT_SHARE;
 use crate::park::Waiter;
@@ -17,17 +18,13 @@ use std::cell::UnsafeCell;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 #[repr(C, align(16))]
 pub(crate) struct Job {
     run: unsafe fn(NonNull<Job>),
-    /// 0, the address of a waiter, or DONE. Not initialised by the fork: whoever takes the job does it, before the fiber that forked can find it taken.
-    state: MaybeUninit<AtomicUsize>,
+    /// Not initialised by the fork: whoever takes the job does it, before the fiber that forked can find it taken.
+    state: MaybeUninit<JobState>,
 }
-
-const DONE: usize = 1;
 
 union Body<B, R> {
     closure: ManuallyDrop<B>,
@@ -47,12 +44,12 @@ impl Job {
     /// It lives, and nobody else uses it yet.
     pub(super) unsafe fn taken(this: NonNull<Job>) {
         // SAFETY: as promised.
-        unsafe { (&raw mut (*this.as_ptr()).state).cast::<AtomicUsize>().write(AtomicUsize::new(0)) };
+        unsafe { (&raw mut (*this.as_ptr()).state).write(MaybeUninit::new(JobState::taken())) };
     }
 
     /// # Safety
     /// It was taken.
-    unsafe fn state(&self) -> &AtomicUsize {
+    unsafe fn state(&self) -> &JobState {
         // SAFETY: whoever has taken it has written the state.
         unsafe { self.state.assume_init_ref() }
     }
@@ -73,8 +70,7 @@ impl Job {
     pub(crate) unsafe fn complete(this: NonNull<Job>) {
         // SAFETY: alive until DONE is stored; a waiter is there until it is notified.
         unsafe {
-            let waiter = this.as_ref().state().swap(DONE, AcqRel);
-            if waiter != 0 {
+            if let Some(waiter) = this.as_ref().state().complete() {
                 Waiter::hand_over(waiter as *const Waiter);
             }
         }
@@ -88,8 +84,8 @@ impl Job {
     pub(super) unsafe fn wait(&self) {
         // SAFETY: as promised.
         let state = unsafe { self.state() };
-        if state.load(Acquire) == DONE {
-            return; // pairs with the release in `complete`
+        if state.is_done() {
+            return;
         }
         if !fork::alive() {
             crate::observe::report::say(
@@ -97,11 +93,7 @@ impl Job {
             );
             std::process::abort();
         }
-        Waiter::with_lent(|waiter| {
-            let address = waiter as *const Waiter as usize;
-            // Release: the waiter is seen by whoever notifies it. Acquire: the result, if it is there.
-            state.compare_exchange(0, address, AcqRel, Acquire).is_ok()
-        });
+        Waiter::with_lent(|waiter| state.wait(waiter as *const Waiter as usize));
     }
 }
 

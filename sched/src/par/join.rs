@@ -195,7 +195,7 @@ where
 #[cold]
 unsafe fn settle(bottom: usize) -> bool {
     if !fork::alive() {
-        return Own.top() <= bottom; // no thief has come along
+        return settle_in_child(bottom);
     }
     mask();
     // SAFETY: masked, on a fiber, which owns the bounds.
@@ -205,6 +205,21 @@ unsafe fn settle(bottom: usize) -> bool {
         unmask();
         mine
     }
+}
+
+/// No thief has come along into a forked child. One that was at it when the child was forked has not run it there.
+#[cold]
+fn settle_in_child(bottom: usize) -> bool {
+    let next = bottom + size_of::<usize>();
+    let locked = task::current().is_some_and(|task| {
+        // SAFETY: a copy of the running fiber's identity.
+        unsafe { &*task.identity.load(Relaxed) }.forks.lock().try_lock().is_none()
+    });
+    if Own.top() == next && locked {
+        // SAFETY: nobody else is here.
+        unsafe { Own.set_top(bottom) };
+    }
+    Own.top() <= bottom
 }
 
 /// A half that is pushed; dropped only if `a` panics.

@@ -5,7 +5,7 @@
 //! ever run on top of a waiting stack: locks may be held across `join`, and recursion does not grow by stealing. Parallel iterators come from rayon itself, over
 //! the drop-in `rayon-core` of this project.
 //!
-//! `join` is the fork, `job` a half, `forks` what one fiber has exposed, `exposed` the fibers that do not run and have exposed something, `scope` any number of
+//! `join` is the fork, `job` a half, `job_state` its state word, `forks` what one fiber has exposed, `exposed` the fibers that do not run and have exposed something, `scope` any number of
 //! fibers that borrow; the thief is `worker::thief`, the victim's side `worker::victim`, the protocols are in `unyield-stealing`.
 //!
 //! ```
@@ -23,6 +23,7 @@
 pub(crate) mod exposed;
 pub(crate) mod forks;
 pub(crate) mod job;
+mod job_state;
 pub(crate) mod join;
 mod scope;
 

@@ -18,3 +18,9 @@ impl<T> Lock<T> {
         self.0.get_or_init(|| loom::sync::Mutex::new(self.1.take().unwrap())).lock().unwrap()
     }
 }
+
+impl<T: Default> Default for Lock<T> {
+    fn default() -> Self {
+        Lock::new(T::default())
+    }
+}
