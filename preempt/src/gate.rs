@@ -112,6 +112,21 @@ impl<const N: usize> Word<N> {
     }
 }
 
+/// Gives word 0 a value, and then reads word 1: as [`Word::set`] and [`Word::get`], in one.
+///
+/// # Safety
+/// As for [`Word::set`].
+#[inline(always)]
+pub unsafe fn set_first_get_second(value: usize) -> usize {
+    let second;
+    // SAFETY: words of our own TLS; the load comes after the store.
+    unsafe {
+        asm!("mov {s}, [rip + unyield_gate@gottpoff]", "mov qword ptr fs:[{s} + {first}], {v}", "mov {s}, qword ptr fs:[{s} + {second}]",
+             s = out(reg) second, v = in(reg) value, first = const WORDS, second = const WORDS + 8, options(nostack, preserves_flags))
+    }
+    second
+}
+
 /// Closes the gate: no interrupt is taken, no switch and no migration happens until [`unmask`]. Nests.
 #[inline(always)]
 pub fn mask() {

@@ -73,7 +73,7 @@ mod identity {
                 },
                 words: Default::default(),
                 slots: Default::default(),
-                lock: StealLock::new(()),
+                lock: StealLock::new(),
                 memory: Watched::default(),
             }));
             identity.bounds().begin(identity.first_slot());

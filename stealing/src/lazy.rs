@@ -33,14 +33,39 @@
 
 use crate::spin::SpinLock;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::{fence, mutant};
+use crate::{const_fn, fence, mutant};
 use core::ptr::NonNull;
 
 /// What the array is made of.
 pub type Slot<T> = AtomicPtr<T>;
 
 /// Excludes thieves from each other, and from an owner that has lost its newest item.
-pub type StealLock = SpinLock<()>;
+#[derive(Debug)]
+pub struct StealLock {
+    lock: SpinLock<()>,
+    /// While a remote thief is at it: the slot that it wants; else 0. For a forked child, in which that thief does not exist.
+    raised: AtomicUsize,
+}
+
+impl Default for StealLock {
+    fn default() -> Self {
+        StealLock::new()
+    }
+}
+
+impl StealLock {
+    const_fn! {
+        /// Free.
+        pub fn new() -> Self {
+            StealLock { lock: SpinLock::new(()), raised: AtomicUsize::new(0) }
+        }
+    }
+
+    /// The slot that a remote thief is at, and has not taken yet; 0 if there is none. Only of use where that thief cannot go on: in a child forked meanwhile.
+    pub fn contested(&self) -> usize {
+        self.raised.load(Ordering::Relaxed)
+    }
+}
 
 /// The bounds, as thieves see them: two words side by side, `bottom` first.
 #[repr(C)]
@@ -62,6 +87,20 @@ pub trait Owner {
     /// # Safety
     /// The owner's fiber, under the lock.
     unsafe fn set_top(&self, value: usize);
+    /// Lowers `bottom` to `value`, and only then reads `top`.
+    ///
+    /// # Safety
+    /// As for [`set_bottom`](Owner::set_bottom).
+    #[inline(always)]
+    unsafe fn lower(&self, value: usize) -> usize {
+        // SAFETY: as promised.
+        unsafe { self.set_bottom(value) };
+        // Pairs with the heavy fence of `take_remotely`.
+        if !mutant!("lazy-no-light-fence") {
+            fence::assumed();
+        }
+        self.top()
+    }
 }
 
 /// Adds an item. `bottom` is what [`Owner::bottom`] says, and not 0.
@@ -91,12 +130,7 @@ pub unsafe fn pop(owner: &impl Owner, bottom: usize) -> bool {
         return top <= bottom;
     }
     // SAFETY: as promised.
-    unsafe { owner.set_bottom(bottom) };
-    // Pairs with the heavy fence of `take_remotely`.
-    if !mutant!("lazy-no-light-fence") {
-        fence::assumed();
-    }
-    owner.top() <= bottom
+    unsafe { owner.lower(bottom) <= bottom }
 }
 
 /// The item in the slot at `bottom`.
@@ -114,7 +148,7 @@ pub unsafe fn read<T>(bottom: usize) -> *mut T {
 /// As for [`pop`], and masked.
 #[cold]
 pub unsafe fn settle(owner: &impl Owner, lock: &StealLock, bottom: usize) -> bool {
-    let _guard = (!mutant!("lazy-no-settle-lock")).then(|| lock.lock());
+    let _guard = (!mutant!("lazy-no-settle-lock")).then(|| lock.lock.lock());
     if owner.top() <= bottom {
         return true;
     }
@@ -144,7 +178,7 @@ impl Bounds {
     /// # Safety
     /// Masked; the owner is at rest and cannot be resumed; `first` is what [`begin`](Self::begin) was told, and there is room. The items are as for [`push`].
     pub unsafe fn fill<T>(&self, lock: &StealLock, first: usize, items: impl Iterator<Item = *mut T>) {
-        let _guard = lock.lock(); // a thief may be at it still, who saw it before it came to rest
+        let _guard = lock.lock.lock(); // a thief may be at it still, who saw it before it came to rest
         let mut bottom = first;
         for item in items {
             // SAFETY: a slot of the owner's array.
@@ -181,7 +215,7 @@ impl Bounds {
     /// Masked. On the owner's thread, in an interrupt of the owner; or the owner is at rest, and what it did last happened before this call. `T` is what the
     /// owner pushes, and the slots are mapped.
     pub unsafe fn take<T>(&self, lock: &StealLock, taken: impl FnOnce(NonNull<T>)) -> Option<NonNull<T>> {
-        let guard = lock.try_lock();
+        let guard = lock.lock.try_lock();
         if guard.is_none() && !mutant!("lazy-take-unlocked") {
             return None;
         }
@@ -205,7 +239,7 @@ impl Bounds {
         lock: &StealLock,
         taken: impl FnOnce(NonNull<T>),
     ) -> Option<NonNull<T>> {
-        let guard = lock.try_lock();
+        let guard = lock.lock.try_lock();
         if guard.is_none() && !mutant!("lazy-remote-unlocked") {
             return None;
         }
@@ -213,6 +247,7 @@ impl Bounds {
         if top >= self.bottom.load(Ordering::Relaxed) {
             return None;
         }
+        lock.raised.store(top, Ordering::Relaxed);
         if !mutant!("lazy-raise-late") {
             self.top.store(top + size_of::<Slot<T>>(), Ordering::Relaxed);
         }
@@ -227,6 +262,7 @@ impl Bounds {
                 // Relaxed: nothing was read that the owner may write again.
                 self.top.store(top, Ordering::Relaxed);
             }
+            lock.raised.store(0, Ordering::Relaxed);
             return None;
         }
         if mutant!("lazy-raise-late") {
@@ -235,6 +271,7 @@ impl Bounds {
         // SAFETY: between the bounds; the owner cannot pop it now without the lock, nor put another item here.
         let item = NonNull::new(unsafe { (*(top as *const Slot<T>)).load(Ordering::Relaxed) })?;
         taken(item);
+        lock.raised.store(0, Ordering::Relaxed);
         Some(item)
     }
 }

@@ -54,6 +54,7 @@ pub use looks::Looks;
 pub use mailbox::{Answer, Mailbox};
 pub use ring::Ring;
 pub use spin::{SpinLock, SpinLockGuard};
+pub use sync::relax;
 
 /// True when this build carries the deliberate error `$name`: `RUSTFLAGS='--cfg unyield_mutant="name"'`.
 ///

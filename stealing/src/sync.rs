@@ -38,7 +38,7 @@ impl<T> UnsafeCell<T> {
 /// lets it run. errno is clobbered.
 #[cfg(not(loom))]
 #[inline]
-pub(crate) fn relax(round: u32) {
+pub fn relax(round: u32) {
     const SPINS: u32 = 64;
     const YIELDS: u32 = SPINS + 4;
     const SLEEP: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 20_000 };
@@ -57,6 +57,6 @@ pub(crate) fn relax(round: u32) {
 }
 
 #[cfg(loom)]
-pub(crate) fn relax(_round: u32) {
+pub fn relax(_round: u32) {
     loom::thread::yield_now();
 }

@@ -57,7 +57,7 @@ struct Deque {
 impl Deque {
     fn new() -> Deque {
         let slots = (0..ROOM).map(|_| AtomicPtr::default()).collect();
-        let deque = Deque { words: Default::default(), slots, lock: StealLock::new(()) };
+        let deque = Deque { words: Default::default(), slots, lock: StealLock::new() };
         deque.bounds().begin(deque.slot(0));
         deque
     }

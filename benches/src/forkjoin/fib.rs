@@ -19,6 +19,6 @@ fn fib<J: Join>(j: &mut J, n: u32) -> u64 {
     if n < 2 {
         return u64::from(n);
     }
-    let (a, b) = j.join(|j| fib(j, n - 1), |j| fib(j, n - 2));
+    let (a, b) = j.join(move |j| fib(j, n - 1), move |j| fib(j, n - 2));
     a + b
 }

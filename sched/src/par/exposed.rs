@@ -21,6 +21,8 @@ pub(super) enum Place {
     Nowhere,
     Resting,
     Carried,
+    /// In no list: it forks, but has nothing unstarted, and is not on a worker.
+    Away,
 }
 
 #[derive(Default)]
@@ -132,7 +134,7 @@ impl Exposed {
                 self.carried.fetch_sub(1, Relaxed);
             }
             match place {
-                Place::Nowhere => {}
+                Place::Nowhere | Place::Away => {}
                 Place::Resting => {
                     lists.resting.push_back(identity);
                     self.resting.fetch_add(1, SeqCst); // Dekker with workers that go to sleep
@@ -148,13 +150,19 @@ impl Exposed {
         identity.forks.place.store(place as u8, order);
     }
 
-    /// The running identity has unstarted halves and is about to leave its stack.
+    /// The running identity, which forks, is about to leave its stack. True: it has unstarted halves, which others can take from now on.
     ///
     /// # Safety
     /// Masked, by the running identity's worker.
-    pub(crate) unsafe fn rests(&self, identity: &Identity) {
-        // SAFETY: under the lock.
-        unsafe { self.list(&self.lists.lock(), identity, Place::Resting) };
+    pub(crate) unsafe fn rests(&self, identity: &Identity) -> bool {
+        let some = identity.shows_forks();
+        if some {
+            // SAFETY: under the lock.
+            unsafe { self.list(&self.lists.lock(), identity, Place::Resting) };
+        } else if identity.forks.place.load(Acquire) == Place::Nowhere as u8 {
+            identity.forks.place.store(Place::Away as u8, Relaxed);
+        }
+        some
     }
 
     /// The running identity forks on a carrier.
@@ -168,12 +176,12 @@ impl Exposed {
         }
     }
 
-    /// The identity is about to be resumed, by a carrier or not, or has ended.
+    /// The identity is about to be resumed, by a carrier or not, or has ended. True: it forks, and was away.
     ///
     /// # Safety
     /// Masked; the identity is the caller's to resume.
     #[inline]
-    pub(crate) unsafe fn resuming(&self, identity: &Identity, on_carrier: bool) {
+    pub(crate) unsafe fn resuming(&self, identity: &Identity, on_carrier: bool) -> bool {
         // Only whoever has the identity lists it, so it is not listed behind our back. Thieves may take it off. Acquire pairs with the release in `list`: who has
         // done so has done with it, and what thieves took before is seen.
         let order = if cfg!(unyield_mutant = "exposed-resume-relaxed") { Relaxed } else { Acquire };
@@ -181,15 +189,22 @@ impl Exposed {
             && !cfg!(unyield_mutant = "exposed-resume-blind")
         {
             // SAFETY: as promised.
-            unsafe { self.resuming_listed(identity, on_carrier) };
+            return unsafe { self.resuming_listed(identity, on_carrier) };
         }
+        false
     }
 
     #[cold]
-    unsafe fn resuming_listed(&self, identity: &Identity, on_carrier: bool) {
-        let place = if on_carrier && identity.is_forking() { Place::Carried } else { Place::Nowhere };
-        // SAFETY: under the lock.
-        unsafe { self.list(&self.lists.lock(), identity, place) };
+    unsafe fn resuming_listed(&self, identity: &Identity, on_carrier: bool) -> bool {
+        let forks = identity.is_forking();
+        let place = if on_carrier && forks { Place::Carried } else { Place::Nowhere };
+        if place == Place::Nowhere && identity.forks.place.load(Relaxed) == Place::Away as u8 {
+            identity.forks.place.store(place as u8, Relaxed);
+        } else {
+            // SAFETY: under the lock.
+            unsafe { self.list(&self.lists.lock(), identity, place) };
+        }
+        forks
     }
 
     /// Takes a half of one that rests.
@@ -209,7 +224,7 @@ impl Exposed {
                 }
                 // Nothing left; or a thief is still at it, who found it running.
                 if !identity.shows_forks() {
-                    self.list(&lists, identity, Place::Nowhere);
+                    self.list(&lists, identity, Place::Away);
                 }
             }
         }
@@ -244,12 +259,17 @@ impl Exposed {
         None
     }
 
-    /// True if a fiber on a carrier seems to have an unstarted half. Any thread, masked.
-    pub(crate) fn carried_show_forks(&self) -> bool {
-        (0..self.carried.load(Relaxed)).any(|_| {
+    /// Whether a fiber on a carrier seems to fork, and whether one seems to have an unstarted half that can be taken. Any thread, masked.
+    pub(crate) fn carried_forks(&self) -> (bool, bool) {
+        let mut found = (false, false);
+        for _ in 0..self.carried.load(Relaxed) {
             let lists = self.lists.lock();
             // SAFETY: under the lock; what is listed is alive.
-            unsafe { lists.carried.rotate() }.is_some_and(Identity::shows_forks)
-        })
+            if let Some(identity) = unsafe { lists.carried.rotate() }.filter(|identity| identity.is_forking())
+            {
+                found = (true, found.1 || identity.shows_forks() && identity.can_be_robbed());
+            }
+        }
+        found
     }
 }

@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::num::NonZero;
 use std::ptr::{NonNull, null};
 use std::sync::atomic::AtomicU8;
-use unyield_preempt::gate::Word;
+use unyield_preempt::gate::{self, Word};
 use unyield_stealing::lazy::{self, Bounds, Owner, StealLock};
 use unyield_stealing::{Ring, fence};
 
@@ -33,7 +33,7 @@ pub(crate) struct Forks {
 impl Forks {
     pub(crate) fn new(stealing: Stealing) -> Forks {
         Forks {
-            lock: StealLock::new(()),
+            lock: StealLock::new(),
             ring: (stealing == Stealing::Eager).then(|| Box::new(Ring::new())),
             place: AtomicU8::new(Place::Nowhere as u8),
             next: Cell::new(null()),
@@ -90,6 +90,11 @@ impl Owner for Own {
         // SAFETY: as promised.
         unsafe { Word::<1>::set(value) }
     }
+    #[inline(always)]
+    unsafe fn lower(&self, value: usize) -> usize {
+        // SAFETY: as promised. The owner's side of the asymmetric fence is no instruction.
+        unsafe { gate::set_first_get_second(value) }
+    }
 }
 
 impl Identity {
@@ -126,6 +131,11 @@ impl Identity {
         }
     }
 
+    /// True if halves can be taken while it runs, without its help.
+    pub(crate) fn can_be_robbed(&self) -> bool {
+        self.forks.ring.is_some() || fence::is_asymmetric()
+    }
+
     /// Takes the oldest half.
     ///
     /// # Safety
@@ -158,21 +168,21 @@ impl Identity {
         }
     }
 
-    /// The newest job that was given to [`Identity::relay`] and that nobody else has taken.
+    /// The newest job that was given to [`Identity::relay`] and that nobody else has taken. `last` is called if it was the last of all.
     ///
     /// # Safety
     /// Masked, by this identity, which runs no task.
     #[inline]
-    pub(crate) unsafe fn next_relayed(&self) -> Option<NonNull<Job>> {
+    pub(crate) unsafe fn next_relayed(&self, last: impl FnOnce()) -> Option<NonNull<Job>> {
         match Own.bottom() {
             0 => None,
             // SAFETY: as promised.
-            bottom => unsafe { self.pop_relayed(bottom) },
+            bottom => unsafe { self.pop_relayed(bottom, last) },
         }
     }
 
     #[cold]
-    unsafe fn pop_relayed(&self, mut bottom: usize) -> Option<NonNull<Job>> {
+    unsafe fn pop_relayed(&self, mut bottom: usize, last: impl FnOnce()) -> Option<NonNull<Job>> {
         let first = self.stack.first_slot();
         let mut found = None;
         while found.is_none() && bottom > first {
@@ -187,6 +197,7 @@ impl Identity {
         if bottom == first {
             // SAFETY: empty.
             unsafe { Own.set_bottom(0) };
+            last();
         }
         found
     }

@@ -116,9 +116,10 @@ where
         }
     }
 
+    /// As a deque knows it: derived from the whole, which who runs it reaches through it.
     #[inline(always)]
-    pub(super) fn head(&self) -> &Job {
-        &self.head
+    pub(super) fn pointer(&self) -> NonNull<Job> {
+        NonNull::from(self).cast()
     }
 
     /// The closure, to be run here.

@@ -10,7 +10,6 @@ use crate::worker::{Role, Worker};
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, forget};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Relaxed;
 use unyield_preempt::{mask, unmask};
 use unyield_stealing::lazy::{self, Owner};
@@ -147,7 +146,7 @@ where
     let job = StackJob::new(b);
     // SAFETY: on a fiber whose bounds are in use; the slots last as long as the stack does. The job lives until it was taken back or is done: here, or in
     // `Pushed`'s drop.
-    unsafe { lazy::push(&Own, bottom, NonNull::from(job.head())) };
+    unsafe { lazy::push(&Own, bottom, job.pointer()) };
     let pushed = Pushed::<W, B, RB> { job: &job, bottom, rules: PhantomData };
     let ra = if W::RUN_BOTH {
         match catch_unwind(AssertUnwindSafe(|| a(Ctx::new(migrated)))) {
@@ -207,19 +206,19 @@ unsafe fn settle(bottom: usize) -> bool {
     }
 }
 
-/// No thief has come along into a forked child. One that was at it when the child was forked has not run it there.
+/// No thief has come along into a forked child. What one was about to take when the child was forked nobody runs there but us; what was taken before is lost.
 #[cold]
 fn settle_in_child(bottom: usize) -> bool {
-    let next = bottom + size_of::<usize>();
-    let locked = task::current().is_some_and(|task| {
+    let contested = task::current().is_some_and(|task| {
         // SAFETY: a copy of the running fiber's identity.
-        unsafe { &*task.identity.load(Relaxed) }.forks.lock().try_lock().is_none()
+        unsafe { &*task.identity.load(Relaxed) }.forks.lock().contested() == bottom
     });
-    if Own.top() == next && locked {
+    let mine = contested || Own.top() <= bottom;
+    if Own.top() > bottom {
         // SAFETY: nobody else is here.
         unsafe { Own.set_top(bottom) };
     }
-    Own.top() <= bottom
+    mine
 }
 
 /// A half that is pushed; dropped only if `a` panics.
@@ -374,7 +373,7 @@ where
 {
     let Some(ring) = identity.forks.ring() else { unreachable!("an eager identity has a ring") };
     let job = StackJob::new(b);
-    let head = NonNull::from(job.head());
+    let head = job.pointer();
     // SAFETY: nobody knows it yet. The running fiber is the ring's owner, on whichever worker it runs.
     unsafe {
         Job::taken(head);

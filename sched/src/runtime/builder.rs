@@ -414,6 +414,7 @@ fn build(mut settings: Builder, spawn: Option<&mut SpawnWorker<'_>>) -> Result<R
         preemption,
         stealing: if preemption == Preemption::AtCheckpoints { Stealing::Eager } else { settings.stealing },
         exposed: Exposed::new(),
+        relaying: AtomicUsize::new(0),
         watch: Watch::new(),
         mechanism,
         signal: settings.signal,

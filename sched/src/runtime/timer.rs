@@ -109,7 +109,8 @@ pub(crate) fn run(runtime: &Shared) {
         if !ticking {
             // Nobody needs ticks: stay armed, so that enqueuers never wake us, and sleep until a deadline.
             let (until, token) = runtime.timers.plan(next_carrier.min(watch));
-            if !runtime.halted.load(Acquire) {
+            // Each of these is set before the ring that changes the token.
+            if !runtime.halted.load(Acquire) && (watch != NOTHING_WAITS || !runtime.watch.is_on()) {
                 runtime.timers.nap(until, token);
             }
         } else if quiet <= HYSTERESIS {
@@ -146,6 +147,8 @@ const NOTHING_WAITS: u64 = u64::MAX;
 /// Something is queued that the running fibers may have to make room for.
 fn needed(runtime: &Shared) -> bool {
     runtime.halted.load(Acquire)
+        || runtime.watch.is_on()
+        || !runtime.exposed.is_empty()
         || !runtime.injector.is_empty()
         || runtime.slots().any(|worker| worker.queue.has_work())
 }

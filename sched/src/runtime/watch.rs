@@ -24,7 +24,7 @@ use unyield_stealing::{Looks, fence};
 const RIPE: u64 = 40_000;
 /// Between looks (ns) while there is something to steal, and at most while there is nothing.
 const PERIOD: u64 = 50_000;
-const PERIOD_MAX: u64 = 2_000_000;
+const PERIOD_MAX: u64 = 400_000;
 /// Between looks (ns) while no worker sleeps, or nobody forks.
 const SLOW: u64 = 500_000;
 /// After so many looks that find nobody forking the watch ends.
@@ -70,6 +70,11 @@ impl Watch {
         if !self.on.load(Relaxed) {
             self.begin(runtime);
         }
+    }
+
+    /// True if it is on the watch. Timer thread: if it is, though a look has found that it was not, look again before sleeping.
+    pub(super) fn is_on(&self) -> bool {
+        self.on.load(Acquire)
     }
 
     #[cold]
@@ -134,8 +139,7 @@ impl Watch {
     fn survey(&self, runtime: &Shared) -> (bool, bool) {
         let exposed = &runtime.exposed;
         self.looks.look(|| {
-            let carried = !exposed.carries_nobody();
-            let mut found = (carried, carried && exposed.carried_show_forks());
+            let mut found = if exposed.carries_nobody() { (false, false) } else { exposed.carried_forks() };
             for worker in runtime.slots() {
                 // SAFETY: what a worker runs is not freed while we look.
                 let identity: Option<&Identity> = unsafe { worker.current.load(Acquire).as_ref() };

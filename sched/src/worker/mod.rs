@@ -12,7 +12,7 @@
 //! | `native`, `native_fs`, `after`, `cache`, `picks`, `exposed_first` | the worker, masked | the worker |
 //! | `counters`, `looks` | the worker | anybody, racily |
 //! | `mailbox` | see `unyield-stealing` | |
-//! | `took_part`, `pace` | the worker | the worker |
+//! | `took_part`, `pace`, `left_some` | the worker | the worker |
 
 pub(crate) mod carrier;
 pub(crate) mod enqueue;
@@ -131,6 +131,8 @@ pub(crate) struct Worker {
     /// It has taken or given a half of a fork-join since it last looked for work.
     took_part: Cell<bool>,
     pace: pace::Pace,
+    /// A victim that it has just robbed had more.
+    left_some: Cell<bool>,
     /// Carriers: what to serve next, and the futex word that says so.
     pub(crate) assigned: AtomicPtr<Identity>,
     pub(crate) bell: AtomicU32,
@@ -192,6 +194,7 @@ impl Worker {
             looks: Looks::new(),
             took_part: Cell::new(false),
             pace: pace::Pace::default(),
+            left_some: Cell::new(false),
             assigned: AtomicPtr::new(null_mut()),
             bell: AtomicU32::new(0),
             exiting: AtomicBool::new(false),
@@ -275,7 +278,12 @@ impl Worker {
             }
         }
         // SAFETY: masked; the identity is ours to resume.
-        unsafe { self.runtime().exposed.resuming(identity, self.role == Role::Carrier) };
+        unsafe {
+            let runtime = self.runtime();
+            if runtime.exposed.resuming(identity, self.role == Role::Carrier) {
+                runtime.watch.fork_check(runtime); // it may have ended while the fiber was away
+            }
+        }
         bump(&self.counters.switches);
         let last = identity.last_worker.replace(self.index);
         if last != self.index && last != usize::MAX {
@@ -374,6 +382,7 @@ impl Worker {
             || runtime.leaving.load(Relaxed)
             || !runtime.injector.is_empty()
             || !runtime.exposed.is_empty()
+            || runtime.relaying.load(Relaxed) != 0
             || runtime.slots().any(|other| other.index != self.index && other.queue.has_stealable())
     }
 }

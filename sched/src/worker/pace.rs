@@ -39,31 +39,33 @@ impl Pace {
         self.begun.set(tick::now());
     }
 
-    /// The worker looks for work again.
-    pub(super) fn end(&self, now: u64) {
+    /// The worker looks for work again. Returns until when it rests, if it begins to.
+    pub(super) fn end(&self, now: u64) -> Option<u64> {
         let begun = self.begun.replace(0);
         if begun == 0 {
-            return;
+            return None;
         }
+        let mut rest = None;
         if now - begun < TINY {
             if self.extra.get() == MORE {
-                self.let_be(now); // even so many at once are not worth it
+                rest = Some(self.let_be(now)); // even so many at once are not worth it
             }
             self.extra.set((2 * self.extra.get() + 1).min(MORE));
         } else {
             self.extra.set(0);
             self.rest.set(0);
         }
+        rest
     }
 
     /// Asked in vain. Returns when to ask again.
     pub(super) fn refused(&self) -> u64 {
-        self.let_be(tick::now());
-        self.until.get()
+        self.let_be(tick::now())
     }
 
-    fn let_be(&self, now: u64) {
+    fn let_be(&self, now: u64) -> u64 {
         self.rest.set((2 * self.rest.get()).clamp(REST, REST_MAX));
         self.until.set(now + self.rest.get());
+        self.until.get()
     }
 }

@@ -1,6 +1,7 @@
 //! What an interrupt decides: whether the running fiber's quantum is over, and where it goes.
 
 use super::{After, Role, STEAL, TICK, Worker, carrier, resume};
+use crate::preempt::Preemption;
 use crate::runtime::fork;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -49,13 +50,17 @@ pub(crate) unsafe fn on_tick(receiver: &Receiver, frame: Option<&mut Frame>) {
     }
 }
 
-/// Whoever runs here was interrupted for another reason, in a call that blocks: at most one interrupt for each call, so it goes to a carrier now.
+/// Whoever runs here was interrupted for another reason, in a call that blocks: at most one interrupt for each call, so it goes to a carrier now (unless
+/// there are no ticks, which would bring it back).
 ///
 /// # Safety
 /// As for [`on_tick`].
 pub(super) unsafe fn leave_call(worker: &Worker, frame: Option<&mut Frame>) {
+    if worker.role == Role::Carrier || worker.runtime().preemption == Preemption::Off {
+        return;
+    }
     // SAFETY: the frame is an interrupted fiber's, whose text is mapped.
-    if worker.role != Role::Carrier && unsafe { frame.as_ref().and_then(|frame| frame.syscall()) }.is_some() {
+    if unsafe { frame.as_ref().and_then(|frame| frame.syscall()) }.is_some() {
         // SAFETY: as promised.
         unsafe { preempt(worker, frame) }
     }

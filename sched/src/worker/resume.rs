@@ -94,13 +94,13 @@ pub(crate) fn yield_now() {
 }
 
 impl Worker {
-    /// The running fiber is about to leave: if it has unstarted halves, others shall find them.
+    /// The running fiber is about to leave: if it forks, others shall find its unstarted halves, and the watch shall find it again.
     ///
     /// # Safety
     /// Masked, on this worker.
     #[inline(always)]
     unsafe fn expose(&self, identity: &Identity) {
-        if identity.shows_forks() {
+        if identity.is_forking() {
             // SAFETY: as promised.
             unsafe { self.expose_now(identity) };
         }
@@ -109,8 +109,9 @@ impl Worker {
     #[cold]
     unsafe fn expose_now(&self, identity: &Identity) {
         // SAFETY: as promised.
-        unsafe { self.runtime().exposed.rests(identity) };
-        self.runtime().announce(true);
+        if unsafe { self.runtime().exposed.rests(identity) } {
+            self.runtime().announce(true);
+        }
     }
 }
 
@@ -202,7 +203,7 @@ unsafe fn next_task_here(worker: &Worker, identity: &Identity) -> bool {
     // SAFETY: masked, on this worker.
     unsafe {
         let runtime = worker.runtime();
-        if let Some(job) = identity.next_relayed() {
+        if let Some(job) = identity.next_relayed(|| _ = runtime.relaying.fetch_sub(1, Relaxed)) {
             worker.count_spawned();
             helper::bind(identity, job);
             start_slice(worker, identity);

@@ -153,7 +153,9 @@ impl Worker {
                     }
                     let last = runtime.idle.end_search();
                     if let Some(identity) = found {
-                        if last && runtime.has_queued_work() {
+                        // More is left than this worker can do: it was a searcher itself until now, so nobody else has been woken.
+                        let more = self.left_some.replace(false);
+                        if more || last && (runtime.has_queued_work() || self.sees_eager_forks(runtime)) {
                             runtime.idle.notify_one();
                         }
                         return Some(identity);
@@ -187,7 +189,8 @@ impl Worker {
             claimed
         };
         // A wake-up that we took but may not need is passed on.
-        if claimed && runtime.has_queued_work() && runtime.several_slots() {
+        if claimed && runtime.several_slots() && (runtime.has_queued_work() || self.sees_eager_forks(runtime))
+        {
             runtime.idle.notify_one();
         }
     }

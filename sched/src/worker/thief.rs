@@ -13,17 +13,17 @@ use crate::runtime::Shared;
 use rand::RngCore;
 use rand::rngs::SmallRng;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use unyield_preempt::receiver::bump;
 use unyield_preempt::{Mechanism, tick};
-use unyield_stealing::{Answer, victim};
+use unyield_stealing::{Answer, relax, victim};
 
 /// How long (ns) a thief waits for the answer of a running victim. A signal to another CPU of a virtual machine takes 9 to 15 µs.
 const PATIENCE: u64 = 60_000;
 /// … if instructions trap.
 const MODEL_PATIENCE: u64 = 2_000_000;
 /// How long (ns) a worker without work looks for more halves after the last one, before it sleeps.
-const SPIN: u64 = 60_000;
+const SPIN: u64 = 100_000;
 
 /// What a search for halves has found.
 pub(super) enum Loot<'a> {
@@ -46,6 +46,9 @@ impl Worker {
                     Loot::Nothing => {}
                     found => return found,
                 }
+            }
+            if runtime.stealing == Stealing::Lazy && self.pace.rests() {
+                return Loot::Nothing;
             }
             for index in victim::order(runtime.workers.len(), rng.next_u64()) {
                 match self.rob(runtime, &runtime.workers[index]) {
@@ -106,10 +109,7 @@ impl Worker {
             };
             match job {
                 Some(job) => {
-                    // More may be left than this worker can do.
-                    if runtime.idle.sleepers() > 0 && self.sees_forks(victim) {
-                        runtime.idle.notify_one();
-                    }
+                    self.left_some.set(runtime.idle.sleepers() > 0 && self.sees_forks(victim));
                     self.run_stolen(identity, job)
                 }
                 None => {
@@ -134,7 +134,7 @@ impl Worker {
         runtime.stealing == Stealing::Eager
             && !cfg!(unyield_mutant = "eager_no_last_look")
             && (runtime.slots().any(|worker| self.sees_forks(worker))
-                || !runtime.exposed.carries_nobody() && runtime.exposed.carried_show_forks())
+                || !runtime.exposed.carries_nobody() && runtime.exposed.carried_forks().1)
     }
 
     /// Interrupts `victim` and waits for its answer; takes by itself if there is none.
@@ -143,9 +143,6 @@ impl Worker {
     /// As for [`Worker::steal_fork`]; `identity` is at rest, and ours.
     unsafe fn ask(&self, runtime: &Shared, victim: &Worker, identity: &Identity) -> Option<NonNull<Job>> {
         let pace = &self.pace;
-        if pace.rests() {
-            return None;
-        }
         // SAFETY: this worker asks nobody else; workers' memory lives as long as the runtime.
         if !unsafe { self.mailbox.ask(&victim.mailbox, pace.want()) } {
             return None; // somebody else is about to get it
@@ -154,12 +151,13 @@ impl Worker {
         victim.receiver.post(STEAL);
         let patience = if runtime.mechanism == Mechanism::Model { MODEL_PATIENCE } else { PATIENCE };
         let deadline = tick::now() + patience;
-        let mut withdrawn = false;
+        let (mut withdrawn, mut round) = (false, 0);
         loop {
             match self.mailbox.poll() {
                 Some(Answer::Item(job)) => {
                     let mut more = self.mailbox.more().peekable();
                     if more.peek().is_some() {
+                        runtime.relaying.fetch_add(1, Relaxed);
                         // SAFETY: at rest, and ours; what is handed over is ours too.
                         unsafe { identity.relay(more.inspect(|_| bump(&self.counters.forks_stolen))) };
                     }
@@ -173,7 +171,12 @@ impl Worker {
                 None => {}
             }
             self.refuse_thief();
-            std::hint::spin_loop();
+            if withdrawn {
+                relax(round); // the victim may not be running
+                round += 1;
+            } else {
+                std::hint::spin_loop();
+            }
             // Once is enough: if it cannot be taken back, the answer comes.
             if !withdrawn && tick::now() >= deadline {
                 if self.mailbox.withdraw(&victim.mailbox) {
@@ -213,7 +216,9 @@ impl Worker {
             return 0;
         }
         let now = tick::now();
-        self.pace.end(now);
+        if let Some(until) = self.pace.end(now) {
+            self.runtime().watch.rest(until);
+        }
         now + SPIN
     }
 }

@@ -3,6 +3,7 @@
 //! In the handler: masked, on the interrupted fiber, no allocation, no lock that waits; no switch, unless it was interrupted in a call that blocks.
 
 use super::{Worker, preempt};
+use crate::runtime::fork;
 use std::sync::atomic::Ordering::Relaxed;
 use unyield_preempt::{Frame, Receiver};
 
@@ -11,6 +12,9 @@ use unyield_preempt::{Frame, Receiver};
 /// # Safety
 /// The contract of `unyield_preempt::vector::Handler`.
 pub(crate) unsafe fn on_steal(receiver: &Receiver, frame: Option<&mut Frame>) {
+    if !fork::alive() {
+        return; // the thief has stayed in the parent
+    }
     let worker = preempt::worker_of(receiver);
     // SAFETY: masked, on this worker; `current` is the fiber that was interrupted, whose bounds nobody else changes now but under their lock. What is taken is the
     // thief's.

@@ -86,3 +86,20 @@ fn a_fiber_that_computes_beside_idle_workers_is_left_alone() {
         });
     });
 }
+
+/// A fiber that has forked on a carrier and waits there disturbs nobody.
+#[test]
+fn a_carrier_on_which_a_fiber_has_forked_is_left_alone() {
+    alone("cost::a_carrier_on_which_a_fiber_has_forked_is_left_alone", || {
+        let runtime = Runtime::builder().workers(2).build().unwrap();
+        let used = runtime.run(|| {
+            let _guard = unyield::fiber::lock_os_thread();
+            assert_eq!(fib(10), 55);
+            std::thread::sleep(200 * MS); // until everybody sleeps
+            let before = process_cpu();
+            std::thread::sleep(Duration::from_secs(3));
+            process_cpu() - before
+        });
+        assert!(used < MS, "{used:?}");
+    });
+}

@@ -208,3 +208,49 @@ fn a_forked_child_goes_on_alone() {
         assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 42, "{status:#x}");
     });
 }
+
+/// Halves that were stolen before the fork are done; those that the child forks itself nobody takes there.
+#[test]
+fn a_forked_child_after_thefts() {
+    alone("results::a_forked_child_after_thefts", || {
+        let runtime = runtime(2, Stealing::Lazy);
+        for _ in 0..20 {
+            let status = runtime.run(|| {
+                let done = std::sync::atomic::AtomicBool::new(false);
+                let inner = || {
+                    spin(MS);
+                    // SAFETY: the child computes, and ends with exit.
+                    match unsafe { libc::fork() } {
+                        0 => {
+                            for i in 0..100 {
+                                let (a, b) = join(|| Box::new(i), || Box::new(i + 1));
+                                if *a != i || *b != i + 1 {
+                                    std::process::exit(1);
+                                }
+                            }
+                            std::process::exit(42);
+                        }
+                        child => {
+                            let mut status = 0;
+                            // SAFETY: a child of ours.
+                            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+                            status
+                        }
+                    }
+                };
+                join(
+                    || {
+                        let start = std::time::Instant::now();
+                        while !done.load(Relaxed) && start.elapsed() < 20 * MS {
+                            std::hint::spin_loop();
+                        }
+                        join(inner, || spin(MS / 10)).0
+                    },
+                    || done.store(true, Relaxed),
+                )
+                .0
+            });
+            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 42, "{status:#x}");
+        }
+    });
+}

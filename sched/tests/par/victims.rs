@@ -228,6 +228,45 @@ fn a_join_that_ends_inside_a_critical_section() {
     });
 }
 
+/// Halves stolen while `f` runs, in the best of a few rounds: others may keep the workers busy.
+fn stolen(runtime: &Runtime, f: impl Fn() + Sync) -> u64 {
+    let metrics = runtime.handle().metrics();
+    (0..4)
+        .map(|_| {
+            let before = metrics.forks_stolen();
+            runtime.run(&f);
+            metrics.forks_stolen() - before
+        })
+        .min()
+        .unwrap()
+}
+
+/// A fiber that has waited in the middle of its region for so long that the watch has ended, and forks on.
+#[test]
+fn a_fiber_that_comes_back_to_its_region() {
+    let runtime = Runtime::builder().workers(2).build().unwrap();
+    let least = stolen(&runtime, || {
+        join(
+            || {
+                join(|| spin(MS), || spin(100 * MS)); // the second half is stolen, and forks nothing
+                fib(31);
+            },
+            || (),
+        );
+    });
+    assert!(least > 1, "{least} halves stolen: nobody has come back");
+}
+
+/// … and one that comes to a carrier in the middle of it.
+#[test]
+fn a_region_that_goes_on_on_a_carrier() {
+    let runtime = Runtime::builder().workers(2).build().unwrap();
+    let least = stolen(&runtime, || {
+        join(|| (), || unyield::fiber::blocking(|| assert_eq!(fib(30), 832_040)));
+    });
+    assert!(least > 0, "nobody looks at a carrier");
+}
+
 #[test]
 fn a_lone_forking_fiber_on_one_worker_is_not_interrupted() {
     let runtime = Runtime::builder().workers(1).build().unwrap();

@@ -78,7 +78,7 @@ impl Deque {
         let deque = Deque {
             words: Default::default(),
             slots: Box::leak(Default::default()),
-            lock: StealLock::new(()),
+            lock: StealLock::new(),
             mailboxes: Default::default(),
         };
         deque.bounds().begin(deque.first());
