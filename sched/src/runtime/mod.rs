@@ -60,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) stealing: Stealing,
     /// Fibers that do not run and have exposed halves of fork-joins.
     pub(crate) exposed: Exposed,
-    /// Identities with stolen halves that wait for the one that runs there: somebody else must get at them if that takes long.
+    /// Identities with stolen halves that wait for the one that runs there: the timer sees that others get at them if that takes long.
     pub(crate) relaying: AtomicUsize,
     /// Whether the timer looks for fork-joins that idle workers could help with.
     pub(crate) watch: Watch,

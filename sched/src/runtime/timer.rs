@@ -25,6 +25,9 @@ const REPORT_TIME: u64 = 200_000_000;
 /// While a spare runs, the timer looks at least so often (ns) whether it is still needed.
 const SPARE_PERIOD: u64 = 10_000_000;
 
+/// For how long (ns) a fiber keeps its worker although only halves wait that were stolen together with its own.
+const RELAYED: u64 = 20_000_000;
+
 /// How often what waits longest in a queue goes first (rule 8: what was preempted runs again within 20 ms), in ns.
 const AGEING: u64 = 8_000_000;
 
@@ -181,7 +184,12 @@ fn visit(runtime: &Shared, worker: &Worker, seen: &mut Seen, now: u64) -> u64 {
     } else if seen.ticks == 0 {
         again = seen.since + quantum;
     }
-    if !contended {
+    // A stolen half that waits behind another one may be what that one waits for. That is rare, so it gets its turn late.
+    let relaying = !contended && runtime.relaying.load(Relaxed) != 0;
+    if relaying && now - seen.since < RELAYED {
+        return seen.since + RELAYED;
+    }
+    if !contended && !relaying {
         return NOTHING_WAITS;
     }
     if now - seen.since >= quantum && fork::alive() {

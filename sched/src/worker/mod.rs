@@ -382,7 +382,6 @@ impl Worker {
             || runtime.leaving.load(Relaxed)
             || !runtime.injector.is_empty()
             || !runtime.exposed.is_empty()
-            || runtime.relaying.load(Relaxed) != 0
             || runtime.slots().any(|other| other.index != self.index && other.queue.has_stealable())
     }
 }

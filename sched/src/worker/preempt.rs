@@ -35,7 +35,7 @@ fn wants_preempt(worker: &Worker) -> bool {
     worker.tick_slice.load(Relaxed) == worker.slice.load(Relaxed)
         && fork::alive()
         && !worker.current.load(Relaxed).is_null()
-        && worker.has_other_work()
+        && (worker.has_other_work() || worker.runtime().relaying.load(Relaxed) != 0)
 }
 
 /// The tick: masked, on the interrupted fiber (`frame`), or at the end of its critical section.
