@@ -148,7 +148,8 @@ impl Drop for Waiting {
 /// The same, where `unyield` waits for a stolen half.
 pub(crate) struct Waits;
 
-impl Rules for Waits {
+// SAFETY: they lock and wait; nothing in them panics.
+unsafe impl Rules for Waits {
     const RUN_BOTH: bool = true;
 
     fn before_wait() {

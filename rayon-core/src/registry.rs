@@ -14,7 +14,7 @@ use crate::thread::{Handlers, ThreadBuilder, ThreadSpawn};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -312,7 +312,7 @@ static GLOBAL_INDICES: AtomicBool = AtomicBool::new(false);
 
 /// Indices are used in the global pool, also if it is made later.
 pub(crate) fn use_global_indices() {
-    GLOBAL_INDICES.store(true, Relaxed);
+    GLOBAL_INDICES.swap(true, SeqCst);
     if let Some(registry) = GLOBAL.get() {
         registry.indices.use_from_now_on();
     }
@@ -345,7 +345,7 @@ pub(crate) fn make_global<S: ThreadSpawn>(builder: ThreadPoolBuilder<S>) -> Resu
     let registry = Registry::start(builder)?; // the count that it begins with is never given back
     let set = GLOBAL.set(registry);
     debug_assert!(set.is_ok(), "only who has the lock sets it");
-    if GLOBAL_INDICES.load(Relaxed) {
+    if GLOBAL_INDICES.load(SeqCst) {
         registry.indices.use_from_now_on();
     }
     Ok(())

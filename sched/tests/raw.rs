@@ -17,7 +17,8 @@ thread_local! {
 
 struct Counting;
 
-impl Rules for Counting {
+// SAFETY: they count.
+unsafe impl Rules for Counting {
     const RUN_BOTH: bool = true;
     fn before_wait() {
         WAITS.with(|waits| waits.set((waits.get().0 + 1, waits.get().1)));

@@ -156,11 +156,13 @@ impl Exposed {
     /// Masked, by the running identity's worker.
     pub(crate) unsafe fn rests(&self, identity: &Identity) -> bool {
         let some = identity.shows_forks();
-        if some {
+        if !some && identity.forks.place.load(Acquire) == Place::Nowhere as u8 {
+            identity.forks.place.store(Place::Away as u8, Relaxed); // in no list: nobody else's
+        } else {
             // SAFETY: under the lock.
-            unsafe { self.list(&self.lists.lock(), identity, Place::Resting) };
-        } else if identity.forks.place.load(Acquire) == Place::Nowhere as u8 {
-            identity.forks.place.store(Place::Away as u8, Relaxed);
+            unsafe {
+                self.list(&self.lists.lock(), identity, if some { Place::Resting } else { Place::Away })
+            };
         }
         some
     }
@@ -198,7 +200,7 @@ impl Exposed {
     unsafe fn resuming_listed(&self, identity: &Identity, on_carrier: bool) -> bool {
         let forks = identity.is_forking();
         let place = if on_carrier && forks { Place::Carried } else { Place::Nowhere };
-        if place == Place::Nowhere && identity.forks.place.load(Relaxed) == Place::Away as u8 {
+        if place == Place::Nowhere && identity.forks.place.load(Acquire) == Place::Away as u8 {
             identity.forks.place.store(place as u8, Relaxed);
         } else {
             // SAFETY: under the lock.

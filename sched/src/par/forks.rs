@@ -17,6 +17,7 @@ use std::cell::Cell;
 use std::num::NonZero;
 use std::ptr::{NonNull, null};
 use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
 use unyield_preempt::gate::{self, Word};
 use unyield_stealing::lazy::{self, Bounds, Owner, StealLock};
 use unyield_stealing::{Ring, fence};
@@ -165,6 +166,7 @@ impl Identity {
             let jobs = jobs.map(|job| job.as_ptr().map_addr(|address| address | RELAYED));
             // SAFETY: as promised.
             unsafe { bounds.fill(&self.forks.lock, self.stack.first_slot(), jobs) };
+            self.forks.place.store(Place::Away as u8, Relaxed); // so that the watch is told when it is resumed
         }
     }
 

@@ -132,6 +132,15 @@ where
         unsafe { ManuallyDrop::take(&mut (*self.body.get()).closure) }
     }
 
+    /// True if there is nothing to wait for.
+    ///
+    /// # Safety
+    /// Somebody else has taken the job.
+    pub(super) unsafe fn is_done(&self) -> bool {
+        // SAFETY: as promised.
+        unsafe { self.head.state() }.is_done()
+    }
+
     /// What somebody else has made of it: waits for it.
     ///
     /// # Safety

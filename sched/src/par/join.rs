@@ -79,7 +79,10 @@ where
 }
 
 /// What another interface to the same forks wants otherwise: `rayon-core`'s drop-in.
-pub trait Rules {
+///
+/// # Safety
+/// Neither of the functions unwinds: the stack is lent to whoever has the other half.
+pub unsafe trait Rules {
     /// If the first half panics, the second still runs, and what it panics with is dropped. Otherwise it is dropped, unless somebody has it already.
     const RUN_BOTH: bool;
 
@@ -92,7 +95,8 @@ pub trait Rules {
 
 struct Ours;
 
-impl Rules for Ours {
+// SAFETY: they do nothing.
+unsafe impl Rules for Ours {
     const RUN_BOTH: bool = false;
     fn before_wait() {}
     fn after_wait() {}
@@ -122,6 +126,11 @@ where
     B: FnOnce(Ctx) -> RB + Send,
     RB: Send,
 {
+    // SAFETY: as promised.
+    if unsafe { job.is_done() } {
+        // SAFETY: as promised.
+        return unsafe { job.result() };
+    }
     W::before_wait();
     // SAFETY: as promised.
     let result = unsafe { job.result() };

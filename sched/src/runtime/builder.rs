@@ -345,7 +345,13 @@ impl WorkerBody {
     ///
     /// # Errors
     /// The thread cannot be bound, or interrupted, as the worker must be.
+    ///
+    /// # Panics
+    /// On a fiber, on a thread that is a worker or can be interrupted already, in a critical section, and in a forked child.
     pub fn run(self) -> io::Result<()> {
+        let gate = unyield_preempt::gate::gate();
+        let plain = gate.owner().is_null() && gate.receiver().is_null() && gate.depth() == 0;
+        assert!(plain && fork::alive(), "only a plain thread can be made a worker");
         self.core.map_or(Ok(()), |core| bind(&[core]))?;
         let mut ready = Ok(());
         // SAFETY: this thread becomes the worker, and keeps the runtime's memory; its signal mask is that of every worker meanwhile.

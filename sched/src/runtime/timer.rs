@@ -152,6 +152,7 @@ fn needed(runtime: &Shared) -> bool {
     runtime.halted.load(Acquire)
         || runtime.watch.is_on()
         || !runtime.exposed.is_empty()
+        || runtime.relaying.load(Relaxed) != 0
         || !runtime.injector.is_empty()
         || runtime.slots().any(|worker| worker.queue.has_work())
 }

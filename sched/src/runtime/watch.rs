@@ -25,6 +25,9 @@ const RIPE: u64 = 40_000;
 /// Between looks (ns) while there is something to steal, and at most while there is nothing.
 const PERIOD: u64 = 50_000;
 const PERIOD_MAX: u64 = 400_000;
+/// After so many looks in a row that find nothing to steal, looks become rarer and rarer (ns): a fiber that forks may wait in the kernel for hours.
+const PATIENCE: u32 = 64;
+const PERIOD_IDLE: u64 = 20_000_000;
 /// Between looks (ns) while no worker sleeps, or nobody forks.
 const SLOW: u64 = 500_000;
 /// After so many looks that find nobody forking the watch ends.
@@ -39,6 +42,7 @@ pub(crate) struct Watch {
     since: Cell<u64>,
     period: Cell<u64>,
     quiet: Cell<u32>,
+    vain: Cell<u32>,
     due: Cell<u64>,
 }
 
@@ -54,6 +58,7 @@ impl Watch {
             since: Cell::new(0),
             period: Cell::new(PERIOD),
             quiet: Cell::new(0),
+            vain: Cell::new(0),
             due: Cell::new(0),
         }
     }
@@ -87,7 +92,7 @@ impl Watch {
 
     /// A thief has come in vain, and wants no other to be woken before `until` (ns).
     pub(crate) fn rest(&self, until: u64) {
-        self.resting.store(until, Relaxed); // a hint
+        self.resting.fetch_max(until, Relaxed); // a hint
     }
 
     /// Timer thread: looks, if it is time to. Returns when to look again; `u64::MAX`: nobody forks.
@@ -118,6 +123,7 @@ impl Watch {
         let idle = runtime.idle.sleepers() > 0;
         if loaded {
             self.period.set(PERIOD);
+            self.vain.set(0);
             if self.since.get() == 0 {
                 self.since.set(now);
             } else if idle
@@ -129,9 +135,11 @@ impl Watch {
             }
         } else {
             self.since.set(0);
-            self.period.set((self.period.get() * 2).min(PERIOD_MAX));
+            self.vain.set(self.vain.get().saturating_add(1));
+            let most = if self.vain.get() > PATIENCE { PERIOD_IDLE } else { PERIOD_MAX };
+            self.period.set((self.period.get() * 2).min(most));
         }
-        self.due.set(now + if idle && forking { self.period.get() } else { SLOW });
+        self.due.set(now + if idle && forking { self.period.get() } else { SLOW.max(self.period.get()) });
         self.due.get()
     }
 

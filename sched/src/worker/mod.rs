@@ -278,12 +278,7 @@ impl Worker {
             }
         }
         // SAFETY: masked; the identity is ours to resume.
-        unsafe {
-            let runtime = self.runtime();
-            if runtime.exposed.resuming(identity, self.role == Role::Carrier) {
-                runtime.watch.fork_check(runtime); // it may have ended while the fiber was away
-            }
-        }
+        let forks = unsafe { self.runtime().exposed.resuming(identity, self.role == Role::Carrier) };
         bump(&self.counters.switches);
         let last = identity.last_worker.replace(self.index);
         if last != self.index && last != usize::MAX {
@@ -291,6 +286,9 @@ impl Worker {
         }
         self.begin_slice();
         self.current.store((identity as *const Identity).cast_mut(), Release); // pairs with the timer's acquire
+        if forks && (self.role == Role::Carrier || self.runtime().several_slots()) {
+            self.runtime().watch.fork_check(self.runtime()); // it may have ended while the fiber was away
+        }
     }
 
     /// A fiber begins here. Masked, on this worker.
