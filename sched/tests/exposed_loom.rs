@@ -92,6 +92,9 @@ mod identity {
         pub fn is_forking(&self) -> bool {
             self.bounds().in_use()
         }
+        pub fn can_be_robbed(&self) -> bool {
+            true
+        }
         pub unsafe fn take_fork(&self) -> Option<NonNull<Job>> {
             // SAFETY: at rest, says the caller.
             unsafe { self.bounds().take(&self.lock, |job: NonNull<Job>| job.as_ref().taken.write(1)) }
