@@ -108,7 +108,7 @@ pub(crate) fn run(runtime: &Shared) {
             look = look.min(now + period);
         }
         let watch = runtime.watch.look(runtime, now);
-        quiet = if look.min(watch) != NOTHING_WAITS { 0 } else { quiet + 1 };
+        quiet = if look != NOTHING_WAITS { 0 } else { quiet + 1 };
         if !ticking {
             // Nobody needs ticks: stay armed, so that enqueuers never wake us, and sleep until a deadline.
             let (until, token) = runtime.timers.plan(next_carrier.min(watch));
@@ -123,11 +123,14 @@ pub(crate) fn run(runtime: &Shared) {
             if !runtime.halted.load(Acquire) {
                 runtime.timers.nap(until, token);
             }
-        } else if runtime.armed.try_disarm(|| needed(runtime)) {
+        } else if !runtime.armed.is_armed() || runtime.armed.try_disarm(|| needed(runtime)) {
+            if watch == NOTHING_WAITS && runtime.watch.is_on() {
+                continue; // put on since we looked, when we were still armed
+            }
             let spare = if runtime.spares.any_awake() { now + SPARE_PERIOD } else { u64::MAX };
             // who is stalled from here on finds us disarmed
             let stalled = stalled::next_look(runtime, now);
-            let (until, _) = runtime.timers.plan(next_carrier.min(spare).min(stalled));
+            let (until, _) = runtime.timers.plan(next_carrier.min(spare).min(stalled).min(watch));
             let limit = (until != u64::MAX).then(|| Duration::from_nanos(until.saturating_sub(tick::now())));
             if runtime.armed.wait(limit) {
                 quiet = 0;
@@ -150,7 +153,6 @@ const NOTHING_WAITS: u64 = u64::MAX;
 /// Something is queued that the running fibers may have to make room for.
 fn needed(runtime: &Shared) -> bool {
     runtime.halted.load(Acquire)
-        || runtime.watch.is_on()
         || !runtime.exposed.is_empty()
         || runtime.relaying.load(Relaxed) != 0
         || !runtime.injector.is_empty()

@@ -29,7 +29,7 @@ const PERIOD_MAX: u64 = 400_000;
 const PATIENCE: u32 = 64;
 const PERIOD_IDLE: u64 = 20_000_000;
 /// Between looks (ns) while no worker sleeps, or nobody forks.
-const SLOW: u64 = 500_000;
+const SLOW: u64 = 2_000_000;
 /// After so many looks that find nobody forking the watch ends.
 const HYSTERESIS: u32 = 16;
 
