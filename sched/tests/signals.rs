@@ -275,13 +275,6 @@ fn a_changed_mask_keeps_the_fiber_on_its_worker() {
 /// C libraries think that the thread is theirs: what they leave changed must not stay with the worker.
 #[test]
 fn what_a_fiber_leaves_changed_is_repaired() {
-    // Not explained yet: on User Interrupts that are modelled, several of this test at a time on a full machine, a computing fiber gets lost in a few percent of
-    // the runs (everybody sleeps, its joiner waits). It is older than fork-join. Until it is explained CI runs this test with signals only.
-    if std::env::var_os("CI").is_some()
-        && std::env::var("UNYIELD_MECHANISM").is_ok_and(|mechanism| mechanism == "model")
-    {
-        return;
-    }
     alone("what_a_fiber_leaves_changed_is_repaired", || {
         let runtime = busy_runtime(1);
         let start = states(&runtime, 1);
