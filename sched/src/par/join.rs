@@ -46,7 +46,7 @@ use unyield_stealing::lazy::{self, Owner};
 /// ```
 ///
 /// # Panics
-/// With `a`'s panic, after `b` has ended or was dropped unrun; with `b`'s, if `a` has returned. In a forked child, if called there by a plain thread.
+/// With `a`'s panic, after `b` has ended or was dropped unrun; with `b`'s, if `a` has returned.
 ///
 /// # Aborts
 /// In a child forked from within `a`, if `b` was stolen before the fork: it runs in the parent only.

@@ -105,8 +105,11 @@ impl Worker {
         if runtime.leaving.load(Acquire) {
             return None; // what is left is leaked
         }
+        // Notifiers rely on this worker, which must wake another one for what it leaves: see `unyield_stealing`'s README of `Idle`.
+        let mut duty = false;
         loop {
             if !self.takes_work() {
+                self.pass_on(runtime, duty);
                 return None; // a spare's turn is over
             }
             let mut starving = false;
@@ -114,7 +117,10 @@ impl Worker {
             unsafe {
                 if let Some(runnable) = self.next_runnable() {
                     match self.bind(runnable).or_else(|| self.pick_started()) {
-                        Some(identity) => return Some(identity),
+                        Some(identity) => {
+                            self.pass_on(runtime, duty);
+                            return Some(identity);
+                        }
                         None => starving = true,
                     }
                 }
@@ -151,12 +157,12 @@ impl Worker {
                             std::hint::spin_loop();
                         }
                     }
-                    let last = runtime.idle.end_search();
+                    duty |= runtime.idle.end_search();
                     if let Some(identity) = found {
-                        // More is left than this worker can do: it was a searcher itself until now, so nobody else has been woken.
-                        let more = self.left_some.replace(false);
-                        if more || last && (runtime.has_queued_work() || self.sees_eager_forks(runtime)) {
-                            runtime.idle.notify_one();
+                        if self.left_some.replace(false) {
+                            runtime.idle.notify_one(); // nobody was woken while this worker was a searcher itself
+                        } else {
+                            self.pass_on(runtime, duty);
                         }
                         return Some(identity);
                     }
@@ -165,12 +171,19 @@ impl Worker {
                     }
                 }
             }
-            self.sleep(runtime, starving);
+            duty = self.sleep(runtime, starving, duty);
         }
     }
 
-    /// `starving`: all that is left are tasks that wait for an identity; the service wakes us when it has made one.
-    fn sleep(&self, runtime: &Shared, starving: bool) {
+    /// Discharges a duty to wake another worker for what is left.
+    fn pass_on(&self, runtime: &Shared, duty: bool) {
+        if duty && runtime.several_slots() && (runtime.has_queued_work() || self.sees_eager_forks(runtime)) {
+            runtime.idle.notify_one();
+        }
+    }
+
+    /// `starving`: all that is left are tasks that wait for an identity; the service wakes us when it has made one. Returns the duty that is left.
+    fn sleep(&self, runtime: &Shared, starving: bool, duty: bool) -> bool {
         self.refuse_thief();
         let ticket = runtime.idle.prepare_sleep_as(self.index);
         // The last look comes after the registration: an enqueuer that does not see us is seen by us.
@@ -179,20 +192,14 @@ impl Worker {
         } else {
             self.queue.has_work() || runtime.has_queued_work() || self.sees_eager_forks(runtime)
         };
-        let claimed = if work || runtime.stopping.load(Acquire) || !self.takes_work() {
-            runtime.idle.cancel_sleep(ticket)
-        } else {
-            let start = tick::now();
-            let claimed = runtime.idle.sleep(ticket, None::<Duration>);
-            let slept = tick::now().saturating_sub(start);
-            self.counters.idle_ns.store(self.counters.idle_ns.load(Relaxed) + slept, Relaxed);
-            claimed
-        };
-        // A wake-up that we took but may not need is passed on.
-        if claimed && runtime.several_slots() && (runtime.has_queued_work() || self.sees_eager_forks(runtime))
-        {
-            runtime.idle.notify_one();
+        if work || runtime.stopping.load(Acquire) || !self.takes_work() {
+            return duty | runtime.idle.cancel_sleep(ticket);
         }
+        let start = tick::now();
+        let claimed = runtime.idle.sleep(ticket, None::<Duration>);
+        let slept = tick::now().saturating_sub(start);
+        self.counters.idle_ns.store(self.counters.idle_ns.load(Relaxed) + slept, Relaxed);
+        claimed
     }
 
     unsafe fn steal<'a>(&'a self, runtime: &'a Shared, rng: &mut SmallRng) -> Option<&'a Identity> {

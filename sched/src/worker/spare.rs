@@ -127,10 +127,6 @@ pub(crate) unsafe fn serve(spare: &Worker) {
                 }
             }
             runtime.spares.awake.fetch_sub(1, Relaxed);
-            // If it was searching when its turn ended, who queued something meanwhile has woken nobody: it relied on the searcher.
-            if runtime.has_queued_work() && !cfg!(unyield_mutant = "spare_keeps_wake") {
-                runtime.idle.notify_one();
-            }
             spare.parked.store(true, Release); // pairs with the acquire in `activate`
             continue;
         }

@@ -108,29 +108,33 @@ fn a_fiber_in_a_call() {
     blocked(|flag| nap(flag, |time| unyield::fiber::blocking(|| std::thread::sleep(time))), "blocking");
 }
 
-/// Thieves interrupt a call once: from a carrier they take without an interrupt.
+/// Thieves interrupt a fiber in calls hardly ever: the first interrupt takes it to a carrier, where halves are taken without.
 #[test]
 fn a_fiber_in_calls_is_hardly_interrupted() {
     let runtime = Runtime::builder().workers(2).build().unwrap();
-    for _ in 0..5 {
-        let interrupted = runtime.run(|| {
-            fn deep(n: u32) -> u32 {
-                if n == 0 {
-                    let start = Instant::now();
-                    let mut interrupted = 0;
-                    while start.elapsed() < 100 * MS {
-                        // SAFETY: no descriptors.
-                        interrupted += u32::from(unsafe { libc::poll(std::ptr::null_mut(), 0, 150) } != 0);
-                    }
-                    return interrupted;
-                }
-                join(|| deep(n - 1), || spin(2 * MS)).0
+    let metrics = runtime.handle().metrics();
+    fn deep(n: u32) -> u32 {
+        if n == 0 {
+            let start = Instant::now();
+            let mut interrupted = 0;
+            while start.elapsed() < 100 * MS {
+                // SAFETY: no descriptors.
+                interrupted += u32::from(unsafe { libc::poll(std::ptr::null_mut(), 0, 150) } != 0);
             }
-            deep(20)
-        });
-        // Once by a thief; the next calls perhaps because no carrier was there yet, or by a tick that sends a fiber back which seems to compute.
-        assert!(interrupted <= 8, "{interrupted} times for 20 halves");
+            return interrupted;
+        }
+        join(|| deep(n - 1), || spin(2 * MS)).0
     }
+    let (mut requests, mut interrupted) = (0, 0);
+    for _ in 0..5 {
+        let before = metrics.steal_requests();
+        interrupted += runtime.run(|| deep(20));
+        requests += metrics.steal_requests() - before;
+    }
+    println!("{requests} requests, {interrupted} calls interrupted, for 100 halves");
+    assert!(requests <= 20, "{requests} requests for 100 halves");
+    // Further ones are the timer's, which ticks a fiber off a carrier that seems to compute.
+    assert!(interrupted <= 15, "{interrupted} calls interrupted for 100 halves");
 }
 
 #[test]

@@ -106,6 +106,30 @@ fn no_lost_wakeup(workers: usize, enqueuers: usize) {
     });
 }
 
+/// One that searches, and then is not to take anything any more (a spare whose turn is over): whoever relied on it must not have.
+#[test]
+fn a_searcher_that_leaves() {
+    model(|| {
+        let pool = Pool::new(2);
+        let leaves = {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                if pool.idle.begin_search() && pool.idle.end_search() && pool.any_work() {
+                    pool.idle.notify_one();
+                }
+            })
+        };
+        let stays = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.next())
+        };
+        pool.push();
+        leaves.join().unwrap();
+        stays.join().unwrap();
+        assert!(!pool.any_work());
+    });
+}
+
 #[test]
 fn one_worker() {
     no_lost_wakeup(1, 1);
