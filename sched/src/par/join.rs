@@ -8,7 +8,7 @@ use crate::identity::Identity;
 use crate::runtime::{Shared, fork, handle};
 use crate::worker::{Role, Worker};
 use std::marker::PhantomData;
-use std::mem::{ManuallyDrop, forget};
+use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use unyield_preempt::{mask, unmask};
@@ -157,18 +157,7 @@ where
     // `Pushed`'s drop.
     unsafe { lazy::push(&Own, bottom, job.pointer()) };
     let pushed = Pushed::<W, B, RB> { job: &job, bottom, rules: PhantomData };
-    let ra = if W::RUN_BOTH {
-        match catch_unwind(AssertUnwindSafe(|| a(Ctx::new(migrated)))) {
-            Ok(ra) => ra,
-            Err(payload) => {
-                drop(pushed); // runs the other half
-                resume_unwind(payload)
-            }
-        }
-    } else {
-        a(Ctx::new(migrated))
-    };
-    forget(pushed);
+    let ra = guarded::<W, RA>(a, migrated, pushed);
     // SAFETY: what `a` has pushed it has popped.
     if unsafe { lazy::pop(&Own, bottom) } {
         // SAFETY: popped: nobody else can take it.
@@ -176,6 +165,25 @@ where
         return (ra, b(Ctx::new(false)));
     }
     (ra, elsewhere::<W, B, RB>(&job, bottom))
+}
+
+/// The first half. If it panics, `guard` is dropped: it takes the other one back and runs it or drops it, or waits for it.
+#[inline(always)]
+fn guarded<W: Rules, RA>(a: impl FnOnce(Ctx) -> RA, migrated: bool, guard: impl Sized) -> RA {
+    let ra = if W::RUN_BOTH {
+        // Not on the way of the unwinding: `std::thread::panicking` is false in the other half.
+        match catch_unwind(AssertUnwindSafe(|| a(Ctx::new(migrated)))) {
+            Ok(ra) => ra,
+            Err(payload) => {
+                drop(guard);
+                resume_unwind(payload)
+            }
+        }
+    } else {
+        a(Ctx::new(migrated))
+    };
+    forget(guard);
+    ra
 }
 
 /// The half is not in its slot any more, or a thief is at it.
@@ -405,18 +413,7 @@ where
         // SAFETY: popped: nobody else can take it. Otherwise somebody has.
         unsafe { if mine() { abandon::<W, B, RB>(job.closure()) } else { drop(result::<W, B, RB>(&job)) } }
     });
-    let ra = if W::RUN_BOTH {
-        match catch_unwind(AssertUnwindSafe(|| a(Ctx::new(migrated)))) {
-            Ok(ra) => ra,
-            Err(payload) => {
-                drop(unwind); // runs the other half
-                resume_unwind(payload)
-            }
-        }
-    } else {
-        a(Ctx::new(migrated))
-    };
-    let _unwind = ManuallyDrop::new(unwind);
+    let ra = guarded::<W, RA>(a, migrated, unwind);
     // SAFETY: as above.
     let rb = unsafe {
         if mine() {
