@@ -25,9 +25,10 @@ const RIPE: u64 = 40_000;
 /// Between looks (ns) while there is something to steal, and at most while there is nothing.
 const PERIOD: u64 = 50_000;
 const PERIOD_MAX: u64 = 400_000;
-/// After so many looks in a row that find nothing to steal, looks become rarer and rarer (ns): a fiber that forks may wait in the kernel for hours.
+/// After so many looks in a row that find nothing to steal, looks become rare (ns): a fiber that forks may compute, or wait in the kernel, for hours. The watch counts as
+/// ended then, so that who begins to fork, or comes back to it, puts it on again.
 const PATIENCE: u32 = 64;
-const PERIOD_IDLE: u64 = 20_000_000;
+const RARE: u64 = 4_000_000;
 /// Between looks (ns) while no worker sleeps, or nobody forks.
 const SLOW: u64 = 2_000_000;
 /// After so many looks that find nobody forking the watch ends.
@@ -43,6 +44,8 @@ pub(crate) struct Watch {
     period: Cell<u64>,
     quiet: Cell<u32>,
     vain: Cell<u32>,
+    /// Looks are rare.
+    rare: Cell<bool>,
     due: Cell<u64>,
 }
 
@@ -59,6 +62,7 @@ impl Watch {
             period: Cell::new(PERIOD),
             quiet: Cell::new(0),
             vain: Cell::new(0),
+            rare: Cell::new(false),
             due: Cell::new(0),
         }
     }
@@ -97,33 +101,24 @@ impl Watch {
 
     /// Timer thread: looks, if it is time to. Returns when to look again; `u64::MAX`: nobody forks.
     pub(super) fn look(&self, runtime: &Shared, now: u64) -> u64 {
-        if !self.on.load(Acquire) {
+        let on = self.on.load(Acquire);
+        if !on && !self.rare.get() {
             return u64::MAX;
+        }
+        if on && self.rare.replace(false) {
+            self.anew();
         }
         if now < self.due.get() {
             return self.due.get();
         }
         let (forking, loaded) = self.survey(runtime);
-        if forking {
-            self.quiet.set(0);
-        } else {
-            self.since.set(0);
-            self.quiet.set(self.quiet.get() + 1);
-            if self.quiet.get() > HYSTERESIS {
-                self.quiet.set(0);
-                self.on.swap(false, Relaxed);
-                fence::heavy();
-                if !self.survey(runtime).0 {
-                    self.due.set(0);
-                    return u64::MAX;
-                }
-                self.on.swap(true, Relaxed);
-            }
-        }
         let idle = runtime.idle.sleepers() > 0;
         if loaded {
-            self.period.set(PERIOD);
             self.vain.set(0);
+            self.period.set(PERIOD);
+            if self.rare.replace(false) {
+                self.on.swap(true, Relaxed);
+            }
             if self.since.get() == 0 {
                 self.since.set(now);
             } else if idle
@@ -135,12 +130,49 @@ impl Watch {
             }
         } else {
             self.since.set(0);
-            self.vain.set(self.vain.get().saturating_add(1));
-            let most = if self.vain.get() > PATIENCE { PERIOD_IDLE } else { PERIOD_MAX };
-            self.period.set((self.period.get() * 2).min(most));
+            self.period.set((self.period.get() * 2).min(PERIOD_MAX));
         }
-        self.due.set(now + if idle && forking { self.period.get() } else { SLOW.max(self.period.get()) });
+        if forking {
+            self.quiet.set(0);
+            self.vain.set(self.vain.get().saturating_add(1));
+            if self.vain.get() > PATIENCE && !self.rare.get() {
+                self.rare.set(self.end(runtime, |found| found.1));
+            }
+        } else {
+            self.quiet.set(self.quiet.get() + 1);
+            if self.quiet.get() > HYSTERESIS && self.end(runtime, |found| found.0) {
+                self.rare.set(false);
+                self.anew();
+                return u64::MAX;
+            }
+        }
+        let wait = match (self.rare.get(), idle && forking) {
+            (true, _) => RARE,
+            (false, true) => self.period.get(),
+            (false, false) => SLOW,
+        };
+        self.due.set(now + wait);
         self.due.get()
+    }
+
+    /// As if it had just been put on.
+    fn anew(&self) {
+        self.since.set(0);
+        self.period.set(PERIOD);
+        self.quiet.set(0);
+        self.vain.set(0);
+        self.due.set(0);
+    }
+
+    /// Ends the watch, unless `needed` says of what a last look finds that it must go on. True: it has ended.
+    fn end(&self, runtime: &Shared, needed: impl FnOnce((bool, bool)) -> bool) -> bool {
+        self.on.swap(false, Relaxed);
+        fence::heavy();
+        let go_on = needed(self.survey(runtime));
+        if go_on {
+            self.on.swap(true, Relaxed);
+        }
+        !go_on
     }
 
     /// Whether a running fiber forks, and whether one shows something to steal.
