@@ -29,8 +29,10 @@ const PERIOD_MAX: u64 = 400_000;
 /// ended then, so that who begins to fork, or comes back to it, puts it on again.
 const PATIENCE: u32 = 64;
 const RARE: u64 = 4_000_000;
-/// Between looks (ns) while no worker sleeps, or nobody forks.
+/// Between looks (ns) while no worker sleeps.
 const SLOW: u64 = 2_000_000;
+/// Between looks (ns) while nobody forks: a region that begins now finds the watch on, and does not wake the timer.
+const PAUSE: u64 = 400_000;
 /// After so many looks that find nobody forking the watch ends.
 const HYSTERESIS: u32 = 16;
 
@@ -146,10 +148,11 @@ impl Watch {
                 return u64::MAX;
             }
         }
-        let wait = match (self.rare.get(), idle && forking) {
-            (true, _) => RARE,
-            (false, true) => self.period.get(),
-            (false, false) => SLOW,
+        let wait = match () {
+            () if self.rare.get() => RARE,
+            () if !forking => PAUSE,
+            () if idle => self.period.get(),
+            () => SLOW,
         };
         self.due.set(now + wait);
         self.due.get()
