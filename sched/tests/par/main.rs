@@ -11,7 +11,8 @@ mod results;
 mod stress;
 mod victims;
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 use unyield::Runtime;
 use unyield::preempt::{Preemption, Stealing};
 
@@ -36,6 +37,14 @@ fn all(test: impl Fn(&Runtime)) {
     }
     for preemption in [Preemption::AtCheckpoints, Preemption::Off] {
         test(&Runtime::builder().workers(3).preemption(preemption).build().unwrap());
+    }
+}
+
+/// Computes until the other half has begun, for at most 100 ms: then nobody was there for it, and it runs here.
+fn until(begun: &AtomicBool) {
+    let start = Instant::now();
+    while !begun.load(Relaxed) && start.elapsed() < 100 * MS {
+        std::hint::spin_loop();
     }
 }
 

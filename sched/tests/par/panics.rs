@@ -1,9 +1,9 @@
 //! Panics in either half, in stolen ones, in both; in scopes; and cancels.
 
 use crate::common::spin;
-use crate::{MS, all, fib, runtime};
+use crate::{MS, all, fib, runtime, until};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use unyield::par::{join_context, scope};
 use unyield::preempt::Stealing;
 use unyield::{fiber, join};
@@ -160,22 +160,24 @@ fn a_panic_of_a_fiber_local_destructor_is_the_half_s_own() {
         static LOCAL: Bomb = Bomb;
     );
     let runtime = runtime(2, Stealing::Lazy);
-    let caught = (0..100).filter(|_| {
+    let caught = (0..50).filter(|_| {
+        let begun = AtomicBool::new(false);
         runtime.run(|| {
-            let result = catch_unwind(|| {
+            let result = catch_unwind(AssertUnwindSafe(|| {
                 join_context(
-                    |_| spin(2 * MS),
+                    |_| until(&begun),
                     |context| {
+                        begun.store(true, Relaxed);
                         if context.migrated() {
                             LOCAL.with(|_| ());
                         }
                     },
                 )
-            });
+            }));
             result.is_err()
         })
     });
-    assert!(caught.count() > 20);
+    assert!(caught.count() > 25, "nobody steals");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! What `join` and `scope` compute, from where they may be called.
 
 use crate::common::{alone, spin};
-use crate::{MS, all, fib, runtime, serial_fib};
+use crate::{MS, all, fib, runtime, serial_fib, until};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use unyield::par::{join_context, scope};
 use unyield::preempt::{Preemption, Stealing};
 use unyield::{Runtime, critical, join};
@@ -46,16 +46,16 @@ fn the_other_half_is_stolen_and_knows() {
     for stealing in [Stealing::Lazy, Stealing::Eager] {
         let runtime = runtime(2, stealing);
         let stolen = (0..50).filter(|_| {
-            runtime.run(|| {
-                join_context(
-                    |context| {
-                        spin(5 * MS);
-                        assert!(!context.migrated())
-                    },
-                    |context| context.migrated(),
-                )
-                .1
-            })
+            let begun = AtomicBool::new(false);
+            let first = |context: unyield::par::Ctx| {
+                until(&begun);
+                assert!(!context.migrated());
+            };
+            let second = |context: unyield::par::Ctx| {
+                begun.store(true, Relaxed);
+                context.migrated()
+            };
+            runtime.run(|| join_context(first, second).1)
         });
         assert!(stolen.count() > 25, "half a machine was idle");
         assert!(runtime.handle().metrics().forks_stolen() > 25);
@@ -216,7 +216,7 @@ fn a_forked_child_after_thefts() {
         let runtime = runtime(2, Stealing::Lazy);
         for _ in 0..20 {
             let status = runtime.run(|| {
-                let done = std::sync::atomic::AtomicBool::new(false);
+                let done = AtomicBool::new(false);
                 let inner = || {
                     spin(MS);
                     // SAFETY: the child computes, and ends with exit.

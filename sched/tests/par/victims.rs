@@ -1,7 +1,7 @@
 //! Whom thieves can rob: fibers that wait, are preempted, block in the kernel, sit in critical sections.
 
 use crate::common::{Load, spin};
-use crate::{MS, fib, runtime};
+use crate::{MS, fib, runtime, until};
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::time::{Duration, Instant};
 use unyield::preempt::{Preemption, Stealing};
@@ -290,9 +290,12 @@ fn without_ticks_thieves_interrupt_all_the_same() {
     let runtime = Runtime::builder().workers(2).preemption(Preemption::Off).build().unwrap();
     let mut stolen = 0;
     for _ in 0..50 {
-        stolen += usize::from(
-            runtime.run(|| unyield::par::join_context(|_| spin(5 * MS), |context| context.migrated()).1),
-        );
+        let begun = AtomicBool::new(false);
+        let second = |context: unyield::par::Ctx| {
+            begun.store(true, Relaxed);
+            context.migrated()
+        };
+        stolen += usize::from(runtime.run(|| unyield::par::join_context(|_| until(&begun), second).1));
     }
     assert!(stolen > 25, "{stolen} of 50");
 }
